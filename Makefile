@@ -1,0 +1,35 @@
+# Everything from nothing: each target makes its own virtual environment first. Needs python3 (3.11 or newer) with venv.
+PYTHON ?= python3
+BIN := .venv/bin
+N ?= 1
+
+.PHONY: up test lint bench live clean
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	touch $@
+
+up: .venv/.ready            ## a whole mesh on this machine, with a demo shop
+	exec $(BIN)/busmesh up --demo
+
+test: .venv/.ready          ## every test, real processes included
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready          ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/.ready         ## calls through two agents beside plain nats-py; exit 1 when a floor is missed
+	$(BIN)/python -m benchmarks.calls
+
+live: .venv/.ready          ## the tests with real processes, N times
+	@for round in $$(seq $(N)); do \
+		echo "round $$round of $(N)"; \
+		$(BIN)/python -m pytest -q tests/live || exit 1; \
+	done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

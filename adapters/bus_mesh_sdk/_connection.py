@@ -1,0 +1,207 @@
+"""One socket to the agent: bytes to frames and back, everything of one loop turn in one write.
+
+    DIALLING ──WELCOME──▶ OPEN ──DRAIN──▶ LEAVING ──▶ CLOSED
+
+What the frames mean is the owner's affair. A connection is never reused: after it is CLOSED the owner dials another.
+"""
+
+import asyncio
+from typing import Any, Final, Protocol, cast
+
+from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
+from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, LENGTH, Fail, Frame, Hello, Kind, Welcome, encode
+from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
+
+HIGH_WATER: Final = 1024 * 1024
+"""Unsent bytes at which calls begin to wait for the agent to read."""
+UNSENT_LIMIT: Final = 64 * 1024 * 1024
+"""Unsent bytes at which the agent is taken for dead."""
+WELCOME_SECONDS: Final = 5.0
+"""How long an agent may take to answer HELLO."""
+
+
+class Owner(Protocol):
+    """Who a connection reports to. Called from the loop; must not raise."""
+
+    def heard(self, connection: "Connection", frame: Frame) -> None:
+        """Take a frame other than the first."""
+
+    def leaving(self, connection: "Connection") -> None:
+        """The agent said DRAIN: no new call may go this way."""
+
+    def lost(self, connection: "Connection") -> None:
+        """The socket is gone, whatever the reason."""
+
+    def room(self, connection: "Connection") -> None:
+        """The agent reads again after it had fallen behind."""
+
+
+class Connection(asyncio.Protocol):
+    """A session with an agent, over one socket."""
+
+    def __init__(self, owner: Owner, hello: Hello, loop: asyncio.AbstractEventLoop) -> None:
+        self.session = Session(Side.APP)
+        self.paused = False
+        self.trouble = ""
+        """Why this end gave the connection up, if it did."""
+        self.largest_payload = FRAME_LIMIT - HEAD_LIMIT
+        self.most_calls = 4096
+        self.node = ""
+        self.inbound: dict[int, Any] = {}
+        """Calls of the agent that are being answered, by id; the serving side's own."""
+        self.welcome: asyncio.Future[Welcome] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        """Done once no new call may go this way."""
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self._owner = owner
+        self._hello = hello
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+
+    def __repr__(self) -> str:
+        return f"Connection({self.node or 'nobody yet'}, {self.session.state.value}{', paused' if self.paused else ''})"
+
+    @property
+    def open(self) -> bool:
+        """Whether calls may go this way."""
+        return self.session.state is State.OPEN
+
+    @property
+    def alive(self) -> bool:
+        """Whether answers may still go this way."""
+        return self.session.state is State.OPEN or self.session.state is State.LEAVING
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame with all others of this loop turn; nothing happens on a connection that is gone."""
+        if self._transport is None or self.session.state is State.CLOSED:
+            return
+        data = encode(frame)
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(LENGTH.pack(len(data)))
+        self._out.append(data)
+        if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
+            self.abort("the agent has stopped reading")
+
+    def close(self) -> None:
+        """Close once everything sent is on its way."""
+        self._flush()
+        self.session.close()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self, trouble: str) -> None:
+        """Drop the connection and what is unsent."""
+        self.trouble = self.trouble or trouble
+        self.session.close()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say HELLO."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of its subclasses
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.send(self._hello)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over every frame that `data` completes; a frame that may not come ends the connection."""
+        try:
+            frames = self.session.receive(data)
+        except ProtocolError as error:
+            self.abort(f"the agent broke the protocol: {error}")
+            return
+        for frame in frames:
+            if frame[0] == Kind.DRAIN:
+                self._end()
+                self._owner.leaving(self)
+            elif self.node:
+                self._owner.heard(self, frame)
+            else:
+                self._greeted(frame)
+
+    def pause_writing(self) -> None:
+        """Let calls wait: the agent has fallen behind by a megabyte."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Let calls go again."""
+        self.paused = False
+        self._owner.room(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Report the end, once."""
+        self.session.close()
+        self._transport = None
+        self._out.clear()
+        self._refused(AgentAway(self.trouble or "the agent closed the connection", ran=Ran.NO))
+        self._end()
+        self.closed.set_result(None)
+        self._owner.lost(self)
+
+    def _flush(self) -> None:
+        if self._out and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def _greeted(self, frame: Frame) -> None:
+        if isinstance(frame, Fail):
+            self._refused(error_of(frame))
+        elif isinstance(frame, Welcome) and frame.version == PROTOCOL_VERSION and not self.welcome.done():
+            self.node = frame.node or "?"
+            if 0 < frame.largest_payload < self.largest_payload:
+                self.largest_payload = frame.largest_payload
+            most = frame.limits.get("calls")
+            self.most_calls = most if type(most) is int and most > 0 else self.most_calls
+            self.welcome.set_result(frame)
+        else:
+            spoken = getattr(frame, "version", "?")
+            self._refused(
+                FailedPrecondition(
+                    f"the agent speaks version {spoken} of the local protocol and this SDK {PROTOCOL_VERSION}: "
+                    "install the same bus-mesh release on both sides",
+                    ran=Ran.NO,
+                )
+            )
+            self.abort("another version of the local protocol")
+
+    def _refused(self, error: MeshError) -> None:
+        if not self.welcome.done():
+            self.welcome.set_exception(error)
+            self.welcome.exception()  # who dialled may have given up already; the loop need not complain
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def dial(owner: Owner, path: str, hello: Hello) -> Connection:
+    """Return an OPEN connection to the agent at `path`; MeshError saying what stands in the way."""
+    loop = asyncio.get_running_loop()
+    try:
+        _, connection = await loop.create_unix_connection(lambda: Connection(owner, hello, loop), path)
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"{path}: this user may not connect to the agent: join the socket's group", ran=Ran.NO
+        ) from error
+    except OSError as error:
+        raise AgentAway(f"{path}: {error.strerror or error}", ran=Ran.NO) from error
+    try:
+        async with asyncio.timeout(WELCOME_SECONDS):
+            await connection.welcome
+    except BaseException as error:
+        connection.abort("it did not become a session")
+        if isinstance(error, TimeoutError):
+            raise AgentAway(
+                f"{path}: something listens there and did not answer in {WELCOME_SECONDS:.0f} s", ran=Ran.NO
+            ) from None
+        raise
+    return connection
+
+
+def error_of(frame: Fail) -> MeshError:
+    """Return the error that a FAIL frame says; a frame that makes no sense is an error of its own."""
+    try:
+        return MeshError.from_wire(frame.code, frame.reason, frame.message, frame.details, frame.head)
+    except Exception:  # an application's error class, or a head that an agent of another kind wrote
+        return MeshError(f"{frame.reason}: {frame.message}", ran=Ran.MAYBE)

@@ -1,0 +1,155 @@
+"""The driver: the only place where a call waits.
+
+It carries out what gates decide. It knows no loop, no socket and no bus: the time is handed in, `send` and `abandon`
+reach the outbox or a session, `done` gives the answer to who asked. A call is in exactly one stage at a time (see
+`Stage`), gets exactly one end, and whatever ends it, exactly the gates that hold it hear of it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from bus_mesh.agent.wheel import Wheel
+from bus_mesh.gates.gate import Again, Flight, Refuse, Stage, Wait, Wake
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import DeadlineExceeded, Ran
+
+_EARLY: Final = 1e-9
+
+
+class Driver:
+    """Takes calls through their paths, one way for each direction.
+
+    `send(flight, now)` passes a call on and returns None, or the outcome of a call that it could not pass on.
+    `abandon(flight)` is told that nobody waits any more for the answer to a call that was sent.
+    `done(flight, outcome, now)` is called once a flight, at its end.
+    """
+
+    def __init__(
+        self,
+        wheel: Wheel,
+        send: Callable[[Flight, float], Outcome | None],
+        abandon: Callable[[Flight], None],
+        done: Callable[[Flight, Outcome, float], None],
+    ) -> None:
+        self._wheel = wheel
+        self._send = send
+        self._abandon = abandon
+        self._done = done
+        self._woken: deque[Flight] = deque()
+
+    def begin(self, flight: Flight, now: float) -> None:
+        """Start a new flight on its way."""
+        self._wheel.add(flight, flight.deadline)
+        self._go(flight, 0, None, now)
+        if self._woken:
+            self._settle(now)
+
+    def answer(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """Take in how the present try ended; nothing happens unless the flight is SENT."""
+        if flight.stage is Stage.SENT:
+            self._go(flight, flight.held, outcome, now)
+            if self._woken:
+                self._settle(now)
+
+    def end(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """End a flight for good, wherever it stands: cancelled, out of time, or its app is gone."""
+        if flight.stage is Stage.ENDED:
+            return
+        outcome.final = True
+        if flight.stage is Stage.SENT:
+            self._abandon(flight)
+        self._go(flight, flight.held, outcome, now)
+        self._settle(now)
+
+    def wake(self, flight: Flight, now: float) -> None:
+        """Let a parked flight ask its gate again."""
+        self._woken.append(flight)
+        self._settle(now)
+
+    def due(self, flight: Flight, now: float) -> None:
+        """Act on a flight that the wheel has given back: its time is over, or its wait or pause is."""
+        if flight.stage is Stage.ENDED:
+            return
+        if now >= flight.deadline - _EARLY:
+            ran = Ran.MAYBE if flight.stage is Stage.SENT or flight.attempt > 1 else Ran.NO
+            self.end(flight, Outcome.refusal(_too_late(flight, now, ran)), now)
+            return
+        if flight.stage in (Stage.WAITING, Stage.PAUSED) and now >= flight.until - _EARLY:
+            self._wheel.add(flight, flight.deadline)
+            self._go(flight, flight.held - (flight.stage is Stage.WAITING), None, now)
+            self._settle(now)
+            return
+        self._wheel.add(flight, flight.deadline if flight.stage is Stage.SENT else min(flight.until, flight.deadline))
+
+    def _settle(self, now: float) -> None:
+        while self._woken:
+            flight = self._woken.popleft()
+            if flight.stage is not Stage.WAITING:
+                continue
+            if now >= flight.deadline:
+                self.due(flight, now)
+            else:
+                self._go(flight, flight.held - 1, None, now)
+
+    def _go(self, flight: Flight, at: int, outcome: Outcome | None, now: float) -> None:
+        """Take a flight down from gate `at` while it has no outcome, and up from below gate `at` while it has one."""
+        while True:
+            if outcome is None:
+                at, outcome = self._down(flight, at, now)
+                if outcome is None:
+                    return
+            at = self._up(flight, at, outcome, now)
+            if at < 0:
+                return
+            outcome = None
+
+    def _down(self, flight: Flight, at: int, now: float) -> tuple[int, Outcome | None]:
+        """Return the number of gates that hold and the outcome, None when the call is under way or parked."""
+        enters = flight.path.enters
+        while at < len(enters):
+            said = enters[at](flight, now)
+            if said is not None:
+                if type(said) is Refuse:
+                    return at, said.outcome
+                assert type(said) is Wait
+                self._park(flight, at + 1, Stage.WAITING, said.until)
+                return at, None
+            at += 1
+        flight.held = at
+        flight.stage = Stage.SENT
+        return at, self._send(flight, now)
+
+    def _up(self, flight: Flight, at: int, outcome: Outcome, now: float) -> int:
+        """Return the gate to go down from again, or -1 when the call has ended or pauses."""
+        leaves = flight.path.leaves
+        while at:
+            at -= 1
+            said = leaves[at](flight, outcome, now)
+            if said is None:
+                continue
+            if type(said) is Wake:
+                self._woken.append(said.flight)
+            elif not outcome.final and now < flight.deadline:
+                assert type(said) is Again
+                flight.attempt += 1
+                if said.pause <= 0.0:
+                    return at + 1
+                self._park(flight, at + 1, Stage.PAUSED, now + said.pause)
+                return -1
+        flight.held = 0
+        flight.stage = Stage.ENDED
+        self._wheel.remove(flight)
+        self._done(flight, outcome, now)
+        return -1
+
+    def _park(self, flight: Flight, held: int, stage: Stage, until: float) -> None:
+        flight.held, flight.stage, flight.until = held, stage, until
+        if until < flight.deadline:
+            self._wheel.remove(flight)
+            self._wheel.add(flight, until)
+
+
+def _too_late(flight: Flight, now: float, ran: Ran) -> DeadlineExceeded:
+    took = (now - flight.started) * 1000
+    return DeadlineExceeded(f"{flight.service}/{flight.method} had not answered after {took:.0f} ms", ran=ran)

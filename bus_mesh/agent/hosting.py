@@ -1,0 +1,124 @@
+"""The services that local sessions offer: how an instance joins its group, and leaves without a lost call.
+
+    JOINING ──announced, 250 ms, subscribed──▶ UP ──withdraw──▶ LEAVING ──announced, 250 ms, drained──▶ refusing, gone
+
+A new instance announces itself before it joins, so that callers seal for it by the time the broker may choose it. One
+that leaves says so first, so that callers go elsewhere; what still comes after that is refused and tried elsewhere.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from bus_mesh.agent.announce import Announcer
+from bus_mesh.agent.inbound import Instance
+from bus_mesh.agent.receive import Receiver
+from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.watch import Watch
+from bus_mesh.bus.contract import Bus, Subscription
+from bus_mesh.protocol.frames import Kind, Serve, Withdraw
+from bus_mesh.protocol.subjects import Subjects
+
+SETTLE: Final = 0.25
+"""Seconds between an announcement and acting on it."""
+
+
+class Hosting:
+    """This node's instances. `new_id()` returns an instance id never used before."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        receiver: Receiver,
+        watch: Watch,
+        announcer: Announcer,
+        new_id: Callable[[], str],
+        labels: dict[str, str],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._bus = bus
+        self._subjects = subjects
+        self._receiver = receiver
+        self._watch = watch
+        self._announcer = announcer
+        self._new_id = new_id
+        self._labels = labels
+        self._spawn = spawn
+        self.instances = announcer.instances
+        self._groups: dict[str, Subscription] = {}
+        self._finds: dict[str, Subscription] = {}
+        self._emptied: dict[str, asyncio.Event] = {}
+
+    def __repr__(self) -> str:
+        return f"Hosting({list(self.instances.values())})"
+
+    def serve(self, session: LocalSession, frame: Serve) -> None:
+        """Begin to serve; the session is told SERVED once the instance is in the group."""
+        methods = {method.name: method for method in frame.methods}
+        labels = {**self._labels, **frame.labels}
+        instance = Instance(self._new_id(), frame.service, frame.version, labels, methods, session)
+        self.instances[instance.id] = session.instances[instance.id] = instance
+        self._spawn(self._join(instance, session, frame.id))
+
+    def withdraw(self, session: LocalSession, frame: Withdraw) -> None:
+        """Begin to leave; the session is told WITHDRAW once nothing more will come."""
+        instance = session.instances.get(frame.instance)
+        if instance is None:
+            session.send(frame)
+        elif instance.state != "leaving":
+            self._spawn(self._leave(instance, session, frame.id))
+
+    def lost(self, session: LocalSession) -> None:
+        """Take the instances of a session that is gone out of their groups, and say so at once."""
+        for instance in session.instances.values():
+            instance.refusing = True
+            self.instances.pop(instance.id, None)
+            group = self._groups.pop(instance.id, None)
+            if group is not None:
+                self._spawn(group.unsubscribe())
+        if session.instances:
+            session.instances = {}
+            self._announcer.changed()
+
+    async def leave_all(self) -> None:
+        """Take every instance out of its group, without a lost call."""
+        staying = [instance for instance in self.instances.values() if instance.state != "leaving"]
+        await asyncio.gather(*(self._depart(instance) for instance in staying))
+
+    async def _join(self, instance: Instance, session: LocalSession, number: int) -> None:
+        if instance.service not in self._finds:
+            self._finds[instance.service] = await self._bus.subscribe(
+                self._subjects.find_of(instance.service), self._watch.on_find
+            )
+        self._announcer.changed()
+        await asyncio.sleep(SETTLE)
+        if instance.id not in self.instances or instance.state != "joining":
+            return
+        handler = self._receiver.on_rpc(instance)
+        group = await self._bus.subscribe(self._subjects.rpc_of(instance.service), handler, instance.service)
+        if instance.id not in self.instances or instance.state != "joining":
+            await group.unsubscribe()
+            return
+        self._groups[instance.id] = group
+        instance.state = "up"
+        self._announcer.changed()
+        session.served(number, instance)
+
+    async def _leave(self, instance: Instance, session: LocalSession, number: int) -> None:
+        await self._depart(instance)
+        while instance.inflight and instance.id in self.instances:
+            await asyncio.sleep(0.02)
+        if session.instances.pop(instance.id, None) is not None:
+            self.instances.pop(instance.id, None)
+            self._announcer.changed()
+            session.send(Withdraw(int(Kind.WITHDRAW), number, instance.id))
+
+    async def _depart(self, instance: Instance) -> None:
+        instance.state = "leaving"
+        self._announcer.changed()
+        await asyncio.sleep(SETTLE)
+        group = self._groups.pop(instance.id, None)
+        if group is not None:
+            await group.drain()
+        instance.refusing = True

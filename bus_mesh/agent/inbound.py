@@ -1,0 +1,240 @@
+"""Calls from the bus, on their way to a local instance and back.
+
+By the time a call comes here its envelope has been opened: who sent it is proven. What is decided here is only whether
+the frame fits that sender and this instance; the rest is for the gates.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Final, Protocol
+
+from bus_mesh.agent.drive import Driver
+from bus_mesh.agent.outbox import Outbox
+from bus_mesh.agent.wheel import Wheel
+from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.identity.keyring import Opened, Peer
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import (
+    Cancelled,
+    Draining,
+    FailedPrecondition,
+    InstanceGone,
+    MeshError,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    PermissionDenied,
+    Ran,
+    ResourceExhausted,
+    Unimplemented,
+)
+from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Method, Reply, encode
+
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+_FAIL: Final = int(Kind.FAIL)
+_CANCEL: Final = int(Kind.CANCEL)
+_HANDED: Final[tuple[str, ...]] = ("metadata", "traceparent", "idempotency_key", "content_type", "attempt")
+_KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
+
+
+class ClockSkew(FailedPrecondition, reason="CLOCK_SKEW"):
+    """The clocks of two nodes differ by more than a minute."""
+
+
+class Server(Protocol):
+    """A local session that serves. It holds the calls that it was handed, by their number on its socket."""
+
+    serving: dict[int, Flight]
+
+    def send(self, frame: Call | Cancel) -> None:
+        """Write a frame at the end of this turn."""
+
+    def next_number(self) -> int:
+        """Return a number for a call on this socket, never used before."""
+
+
+class Instance:
+    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere."""
+
+    __slots__ = ("id", "inflight", "labels", "methods", "refusing", "service", "session", "state", "version")
+
+    def __init__(
+        self, id: str, service: str, version: str, labels: dict[str, str], methods: dict[str, Method], session: Server
+    ) -> None:
+        self.id = id
+        self.service = service
+        self.version = version
+        self.labels = labels
+        self.methods = methods
+        self.session = session
+        self.state = "joining"
+        self.refusing = False
+        self.inflight = 0
+
+    def __repr__(self) -> str:
+        return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"
+
+
+class Inbound:
+    """The calls to this node's instances. `compile_path(service, method)` gives the path under the policy in force."""
+
+    def __init__(
+        self, wheel: Wheel, outbox: Outbox, compile_path: Callable[[str, str], Path], most_per_session: int
+    ) -> None:
+        self.driver = Driver(wheel, self._send, self._abandon, self._done)
+        self._outbox = outbox
+        self._compile = compile_path
+        self._most = most_per_session
+        self._paths: dict[tuple[str, str], Path] = {}
+        self._by_source: dict[tuple[str, str, int], Flight] = {}
+
+    def __repr__(self) -> str:
+        return f"Inbound(calls={len(self._by_source)}, paths={len(self._paths)})"
+
+    @property
+    def calls(self) -> int:
+        """How many calls are being handled."""
+        return len(self._by_source)
+
+    def recompile(self) -> None:
+        """Take up a newer policy: calls under way keep the path they are on."""
+        self._paths = {}
+
+    # From the bus.
+
+    def call(self, opened: Opened, instance: Instance, frame: Call, now: float) -> None:
+        """Start a call whose sender is proven, for an instance of ours."""
+        peer = opened.peer
+        key = (peer.node, peer.boot, frame.id)
+        error = self._unfit(opened, instance, frame)
+        if error is not None or key in self._by_source:
+            if error is not None:
+                self.refuse(peer, frame.id, error, instance.id)
+            return
+        path = self._paths.get((frame.service, frame.method)) or self._path(frame.service, frame.method)
+        deadline = now + frame.ttl_ms / 1000 - opened.late_us / 1e6
+        head = frame.head
+        handed = {k: head[k] for k in _HANDED if k in head} if head is not None else None
+        flight = Flight(
+            path, peer, frame.id, frame.service, frame.method, frame.caller, handed, frame.payload, now, deadline
+        )
+        flight.target = instance
+        self._by_source[key] = flight
+        instance.inflight += 1
+        self.driver.begin(flight, now)
+
+    def cancel(self, peer: Peer, number: int, now: float) -> None:
+        """Give up a call because its caller says so; only its own caller can, and unknown ids are ignored."""
+        flight = self._by_source.get((peer.node, peer.boot, number))
+        if flight is not None:
+            self.driver.end(flight, Outcome.refusal(Cancelled("the caller gave up")), now)
+
+    def refuse(self, peer: Peer, number: int, error: MeshError, instance: str | None = None) -> None:
+        """Answer a call that was not started."""
+        self._outbox.answer(peer, encode(_frame(number, Outcome.refusal(error), instance)))
+
+    # From an instance.
+
+    def reply(self, session: Server, frame: Reply, now: float) -> None:
+        """Take in a result; unknown ids (answered, cancelled, out of time) are ignored."""
+        flight = session.serving.pop(frame.id, None)
+        if flight is None:
+            return
+        instance: Instance = flight.target
+        size, room = len(frame.payload) + 256, self._outbox.room()
+        if size > room:
+            text = f"the result of {flight.service}/{flight.method} has {size} bytes, over this bus's limit of {room}"
+            outcome = Outcome.refusal(PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.YES))
+        else:
+            outcome = Outcome.success(frame, instance.id)
+        self.driver.answer(flight, outcome, now)
+
+    def fail(self, session: Server, frame: Fail, now: float) -> None:
+        """Take in a failure; unknown ids are ignored."""
+        flight = session.serving.pop(frame.id, None)
+        if flight is not None:
+            outcome = Outcome.failure(frame, flight.target.id)
+            if (frame.head or {}).get("ran") != "no":
+                outcome.ran = Ran.YES
+            self.driver.answer(flight, outcome, now)
+
+    def lost(self, session: Server, now: float) -> None:
+        """Tell the callers of a session that is gone: nobody knows whether their calls ran."""
+        flights, session.serving = session.serving, {}
+        for flight in flights.values():
+            text = f"instance {flight.target.id} of {flight.service} was lost while it held the call"
+            self.driver.answer(flight, Outcome.refusal(OutcomeUnknown(text, ran=Ran.MAYBE)), now)
+
+    # What the driver asks for.
+
+    def _send(self, flight: Flight, now: float) -> Outcome | None:
+        assert flight.permit is not None, "a call that no policy permitted"
+        instance: Instance = flight.target
+        session = instance.session
+        if len(session.serving) >= self._most:
+            error = ResourceExhausted(f"{instance.id} has {self._most} calls in flight", ran=Ran.NO, retry_after=0.1)
+            return Outcome.refusal(error)
+        flight.try_id = number = session.next_number()
+        session.serving[number] = flight
+        head: Head = {"expires_us": int(flight.deadline * 1e6)}
+        if flight.head:
+            head |= flight.head
+        ttl_ms = int((flight.deadline - now) * 1000)
+        session.send(Call(_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        return None
+
+    def _abandon(self, flight: Flight) -> None:
+        session: Server = flight.target.session
+        if session.serving.pop(flight.try_id, None) is not None:
+            session.send(Cancel(_CANCEL, flight.try_id))
+
+    def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        peer: Peer = flight.source
+        instance: Instance = flight.target
+        instance.inflight -= 1
+        del self._by_source[peer.node, peer.boot, flight.id]
+        if outcome.fail is None:
+            head = {"instance": instance.id, "load": instance.inflight}
+            frame = encode(Reply(_REPLY, flight.id, head, outcome.payload))
+        else:
+            frame = encode(_frame(flight.id, outcome, instance.id))
+        self._outbox.answer(peer, frame)
+
+    # Inside.
+
+    def _path(self, service: str, method: str) -> Path:
+        path = self._paths[service, method] = self._compile(service, method)
+        return path
+
+    def _unfit(self, opened: Opened, instance: Instance, frame: Call) -> MeshError | None:
+        """Return why a frame may not go to this instance, None when it may."""
+        if opened.skew_us:
+            seconds = opened.skew_us / 1e6
+            return ClockSkew(f"this node's clock and yours differ by {seconds:.1f} s; set them by NTP", ran=Ran.NO)
+        if frame.caller not in opened.peer.certificate.call_as:
+            text = f"node {opened.peer.node} may not speak for {frame.caller!r:.80}: grant it with --call-as"
+            return PermissionDenied(text, ran=Ran.NO)
+        if frame.service != instance.service:
+            return InstanceGone(f"{instance.id} does not serve {frame.service!r:.80}", ran=Ran.NO)
+        if instance.refusing:
+            return Draining(f"instance {instance.id} is leaving", ran=Ran.NO)
+        if frame.method not in instance.methods:
+            return Unimplemented(_no_method(frame, instance), ran=Ran.NO)
+        return None
+
+
+def _no_method(frame: Call, instance: Instance) -> str:
+    near = get_close_matches(frame.method[:63], instance.methods, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(instance.methods)[:8])}"
+    return f"{frame.service} has no method {frame.method!r:.80}: {hint}"
+
+
+def _frame(number: int, outcome: Outcome, instance: str | None) -> Fail:
+    """Return the FAIL for the bus: what the mesh says of it is ours, the rest the service's."""
+    assert outcome.fail is not None
+    said = outcome.fail.head or {}
+    head: Head = {key: said[key] for key in _KEPT if key in said}
+    head["ran"] = str(outcome.ran)
+    if instance is not None:
+        head["instance"] = instance
+    return outcome.fail._replace(kind=_FAIL, id=number, head=head)

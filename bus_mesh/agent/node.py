@@ -1,0 +1,362 @@
+"""One agent, put together: what it knows, both directions of calls, and the seconds' work that keeps it right.
+
+Knows no file and no signal (`run` does), and no real socket: `testing` runs several of these in one process.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, NamedTuple
+
+from bus_mesh import __version__
+from bus_mesh.agent.announce import BEAT, Announcer
+from bus_mesh.agent.apps import Apps, Peer
+from bus_mesh.agent.console import Console
+from bus_mesh.agent.hosting import Hosting
+from bus_mesh.agent.inbound import Inbound
+from bus_mesh.agent.local import Door
+from bus_mesh.agent.outbound import Outbound, Route
+from bus_mesh.agent.outbox import Outbox
+from bus_mesh.agent.path import Parts, inbound, outbound
+from bus_mesh.agent.probe import EVERY, Prober
+from bus_mesh.agent.receive import Receiver
+from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.watch import Watch
+from bus_mesh.agent.wheel import Wheel
+from bus_mesh.balance.directory import Directory
+from bus_mesh.balance.pick import Picker
+from bus_mesh.bus.contract import Bus, BusState
+from bus_mesh.gates.gate import Path
+from bus_mesh.gates.measure import Meter
+from bus_mesh.identity.announcement import Announcement
+from bus_mesh.identity.certificate import NodeCertificate
+from bus_mesh.identity.keyring import Keyring, Now, Own
+from bus_mesh.identity.keyring import Peer as Sender
+from bus_mesh.policy.access import Access
+from bus_mesh.policy.bundle import NO_POLICY, PolicySet
+from bus_mesh.policy.models import Balance
+from bus_mesh.protocol.errors import MeshError
+from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
+from bus_mesh.protocol.session import PROTOCOL_VERSION
+from bus_mesh.protocol.subjects import Subjects
+from bus_mesh.resilience.usual import Usual
+from bus_mesh.telemetry.log import Limited, get_logger
+from bus_mesh.telemetry.metrics import Metrics
+
+CALLS_PER_SESSION: Final = 4096
+"""Calls in flight on one local connection, in each direction."""
+SWEEP: Final = 1.0
+"""Seconds between looks at leases and keys."""
+
+
+class World(NamedTuple):
+    """What an agent takes from outside: clocks, randomness and the loop's time."""
+
+    clock: Callable[[], Now]
+    entropy: Callable[[int], bytes]
+    draw: Callable[[int], int]
+    jitter: Callable[[], float]
+
+
+class Setting(NamedTuple):
+    """What its owner chose for one node."""
+
+    labels: dict[str, str]
+    rotate_every: float
+    home: str | None
+    own_uid: int
+
+
+class Node:
+    """One agent. `start`, then `listen` wherever apps come from, then `drain` and `stop`."""
+
+    def __init__(self, own: Own, bus: Bus, apps: Apps, world: World, setting: Setting, metrics: Metrics) -> None:
+        loop = asyncio.get_running_loop()
+        self.own = own
+        self.bus = bus
+        self.apps = apps
+        self.metrics = metrics
+        self.door = Door()
+        self.draining = False
+        self._setting = setting
+        self._loop = loop
+        self._clock = world.clock
+        self._policy = NO_POLICY
+        self._access = Access(NO_POLICY)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = get_logger("agent")
+        self._limited = Limited(self._log)
+        self._usual = Usual()
+        self.subjects = Subjects(own.mesh)
+        boot = world.entropy(8).hex()
+        self.keyring = Keyring(own, boot, world.entropy, world.clock(), rotate_every=setting.rotate_every)
+        self.directory: Directory[Sender] = Directory(world.draw)
+        self.watch = Watch(
+            own.node,
+            self.keyring,
+            bus,
+            self.subjects,
+            self.directory,
+            self._clock,
+            self._spawn,
+            self._changed,
+            self._distrust,
+        )
+        self._parts = Parts(self._meter, self._denied, self.directory, self.watch.ask, world.jitter)
+        self.wheel = Wheel(self._arm)
+        self._timer: asyncio.TimerHandle | None = None
+        self._picker_draw = world.draw
+        self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
+        self.outbound = Outbound(self.wheel, self.outbox, self.directory, self._route, CALLS_PER_SESSION)
+        self.inbound = Inbound(self.wheel, self.outbox, self._inbound_path, CALLS_PER_SESSION)
+        self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, self._soon)
+        self.receiver = Receiver(
+            self.keyring,
+            bus,
+            self.subjects,
+            self.outbox,
+            self.watch,
+            self.outbound,
+            self.inbound,
+            self.announcer.instances,
+            self._clock,
+            self._dropped,
+        )
+        self.prober = Prober(own.node, self.keyring, bus, self.subjects, self.watch, self._usual, self.outbound.dead)
+        self.receiver.probed = self.prober.answered
+        self.hosting = Hosting(
+            bus,
+            self.subjects,
+            self.receiver,
+            self.watch,
+            self.announcer,
+            lambda: f"{own.node}-{world.entropy(4).hex()}",
+            setting.labels,
+            self._spawn,
+        )
+        self._console = Console(self.watch, self.status, lambda: world.clock().wall_us, self._certificate, self._spawn)
+
+    def __repr__(self) -> str:
+        return f"Node({self.own.node}, {self.bus.state.value}, {self.door!r}, {self.outbound!r}, {self.inbound!r})"
+
+    # Its life.
+
+    async def start(self) -> None:
+        """Listen on the bus, and begin to announce."""
+        inbox = self.subjects.inbox(self.own.node, self.keyring.boot)
+        self.announcer.announce()
+        await self.bus.subscribe(inbox, self.receiver.on_inbox)
+        await self.bus.subscribe(self.subjects.none_of(self.own.node, self.keyring.boot), self.receiver.on_none)
+        await self.bus.subscribe(self.subjects.find_of("_"), self.watch.on_find)
+        self.bus.on_state(self._bus_changed)
+        self._spawn(self._beat())
+        self._spawn(self._sweep())
+        self._spawn(self._probe())
+
+    async def drain(self, patience: float) -> None:
+        """Leave without losing a call: tell apps and callers, finish what runs, `patience` seconds at most."""
+        self.draining = True
+        for session in self.door.sessions:
+            session.drain()
+        await self.hosting.leave_all()
+        end = self._loop.time() + patience
+        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):
+            await asyncio.sleep(0.02)
+        self.announcer.withdraw()
+        for session in list(self.door.sessions):
+            session.close()
+
+    async def stop(self) -> None:
+        """End everything that this node has started; the bus is the caller's."""
+        for session in list(self.door.sessions):
+            session.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def enforce(self, policy: PolicySet) -> None:
+        """Put a policy into force: calls that start from now on follow it, those under way end as they began."""
+        self._policy, self._access = policy, Access(policy)
+        self.outbound.recompile()
+        self.inbound.recompile()
+
+    # What sessions ask for.
+
+    def session(self, identify: Callable[[Any], Peer]) -> LocalSession:
+        """Return the agent's end of a new local connection."""
+        return LocalSession(self, self._loop, identify)
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock().monotonic
+
+    def welcome(self, peer: Peer) -> Welcome:
+        """Return the answer to a HELLO."""
+        limits = {"calls": CALLS_PER_SESSION, "frame": FRAME_LIMIT}
+        home = self._setting.home if peer.uid == self._setting.own_uid else None
+        largest = max(0, self.outbox.room() - HEAD_LIMIT)
+        return Welcome(int(Kind.WELCOME), PROTOCOL_VERSION, self.own.node, limits, largest, home)
+
+    def refusal(self, app: str, peer: Peer) -> MeshError | None:
+        """Return why a process may not speak as `app`, None when it may."""
+        return self.apps.refusal(app, peer)
+
+    def may_call_as(self, app: str) -> bool:
+        """Tell whether this node's certificate lets it call in the name of `app`."""
+        return app in self.own.certificate.call_as
+
+    def serve(self, session: LocalSession, frame: Serve) -> None:
+        """Begin to serve."""
+        self.hosting.serve(session, frame)
+
+    def withdraw(self, session: LocalSession, frame: Withdraw) -> None:
+        """Begin to leave."""
+        self.hosting.withdraw(session, frame)
+
+    def console(self, session: LocalSession, frame: Call) -> None:
+        """Answer a call to the reserved service."""
+        self._console.call(session, frame)
+
+    def admitted(self, session: LocalSession) -> bool:
+        """Count a connection in."""
+        return self.door.admitted(session)
+
+    def holding(self, session: LocalSession, held: int) -> bool:
+        """Note how many bytes of half a frame a connection holds."""
+        return self.door.holding(session, held)
+
+    def left(self, session: LocalSession) -> None:
+        """Count a connection out, and end what it held."""
+        now = self.now()
+        self.door.left(session)
+        self.hosting.lost(session)
+        self.inbound.lost(session, now)
+        self.outbound.lost(session, now)
+
+    @property
+    def policy_number(self) -> int:
+        """The number of the policy in force."""
+        return self._access.number
+
+    # Timed work.
+
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.0, due - self.now()), self._turn)
+
+    def _turn(self) -> None:
+        """End, or take further, the calls whose time has come."""
+        self._timer = None
+        now = self.now()
+        for flight in self.wheel.due(now):
+            (self.inbound if isinstance(flight.source, Sender) else self.outbound).driver.due(flight, now)
+        due = self.wheel.next_due()
+        if due is not None:
+            self._arm(due)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT * (0.9 + 0.2 * self._parts.jitter()))
+            self.announcer.announce()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = self._clock()
+            if self.keyring.due(now):
+                self.keyring.rotate(now)
+                self.announcer.announce()
+            for peer in self.keyring.sweep(now):
+                self.watch.gone(peer.node, peer.boot, now.monotonic)
+            self._changed(self.directory.expire(now.monotonic), now.monotonic)
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            self.prober.look(self.outbound.awaiting.values(), self.now())
+
+    # What parts of it tell.
+
+    def _bus_changed(self, state: BusState) -> None:
+        self._log.info("bus", state=state.value, why=self.bus.last_error or None)
+        if state is BusState.CONNECTED:
+            self.outbox.resume()
+            wait = self._parts.jitter() if self.bus.reconnects else 0.0
+            self._loop.call_later(wait, self._tell_again)
+
+    def _tell_again(self) -> None:
+        """After the bus was away: say who we are and ask again; spread, so that nodes do not all speak at once."""
+        self.announcer.announce()
+        self.watch.ask_again()
+
+    def _changed(self, services: Iterable[str], now: float) -> None:
+        self.outbound.changed(services, self._parts.waiting.of, now)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("internal work failed", error=repr(error), exc_info=error)
+
+    def _soon(self, work: Callable[[], None]) -> None:
+        self._loop.call_soon(work)
+
+    def _meter(self, side: str, service: str, method: str, caller: str) -> Meter:
+        series = self.metrics.client if side == "client" else self.metrics.server
+        return series.child(service, method, caller)
+
+    def _denied(self, rule: str, audited: bool) -> None:
+        self.metrics.denied.add(rule)
+        self._limited.warning("denied", rule=rule, audited=audited, policy=self._access.number)
+
+    def _dropped(self, reason: str) -> None:
+        self.metrics.envelope_failures.add(reason)
+
+    def _distrust(self, reason: str) -> None:
+        self.metrics.envelope_failures.add(reason)
+        self._limited.warning("announcement refused", reason=reason)
+
+    # What gates and the console need.
+
+    def _route(self, service: str, method: str) -> Route:
+        policy = self._policy
+        picker = self._picker(policy.balance(service))
+        path = outbound(self._parts, self._access, picker, service, method)
+        return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
+
+    def _inbound_path(self, service: str, method: str) -> Path:
+        return inbound(self._parts, self._access, service, method)
+
+    def _picker(self, balance: Balance) -> Picker | None:
+        if balance is Balance.QUEUE:
+            return None
+        if balance is Balance.ROUND_ROBIN:
+            return Picker.round_robin()
+        return (Picker.random if balance is Balance.RANDOM else Picker.least_request)(self._picker_draw)
+
+    def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
+        peer = self.keyring.peer_of(announcement.node, announcement.boot)
+        return peer.certificate if peer is not None else None
+
+    def status(self) -> dict[str, object]:
+        """What `busmesh status` and `/readyz` tell of this agent."""
+        return {
+            "node": self.own.node,
+            "mesh": self.own.mesh,
+            "version": __version__,
+            "bus": self.bus.state.value,
+            "rtt_ms": round(self.bus.rtt * 1000, 3),
+            "policy": self._access.number,
+            "policy_loaded": not self._policy.empty,
+            "sessions": len(self.door.sessions),
+            "instances": len(self.announcer.instances),
+            "inflight": len(self.outbound.awaiting),
+            "serving": self.inbound.calls,
+            "draining": self.draining,
+            "cert_expires_us": self.own.certificate.not_after_us,
+        }

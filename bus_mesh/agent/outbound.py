@@ -1,0 +1,308 @@
+"""Calls of local apps, on their way to the bus and back.
+
+Decides nothing about a call: gates do, and the driver carries it out. This is what `send`, `abandon` and `done` mean
+for this direction, and who may answer.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from bus_mesh.agent.drive import Driver
+from bus_mesh.agent.outbox import Outbox, Sent
+from bus_mesh.agent.wheel import Wheel
+from bus_mesh.balance.directory import Directory, Member, View
+from bus_mesh.gates.gate import Flight, Path, Stage
+from bus_mesh.identity.keyring import Peer
+from bus_mesh.protocol import names
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import (
+    BusStalled,
+    Cancelled,
+    InvalidArgument,
+    MeshError,
+    NoInstances,
+    NotARecipient,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Ran,
+    ResourceExhausted,
+)
+from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Refused, Reply, encode
+
+_CARRIED: Final[tuple[str, ...]] = ("metadata", "traceparent", "idempotency_key", "content_type", "instance")
+"""What of an app's head travels; the rest is between app and agent."""
+_MOST_ROUTES: Final = 4096
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+_CANCEL: Final = int(Kind.CANCEL)
+
+
+class Asker(Protocol):
+    """A local session that calls. It holds its own flights, so that they can be ended when it is lost."""
+
+    app: str
+    flights: dict[int, Flight]
+
+    def send(self, frame: Reply | Fail) -> None:
+        """Write a frame at the end of this turn."""
+
+
+class Route:
+    """What this agent knows of one (service, method) under the policy in force."""
+
+    __slots__ = ("idempotent", "longest", "path", "timeout")
+
+    def __init__(self, path: Path, idempotent: bool | None, timeout: float | None, longest: float) -> None:
+        self.path = path
+        self.idempotent = idempotent
+        self.timeout = timeout
+        self.longest = longest
+
+
+class Outbound:
+    """The calls that this node's apps make. `compile(service, method)` gives the route under the policy in force."""
+
+    def __init__(
+        self,
+        wheel: Wheel,
+        outbox: Outbox,
+        directory: Directory[Peer],
+        compile_route: Callable[[str, str], Route],
+        most_per_session: int,
+    ) -> None:
+        self.driver = Driver(wheel, self._send, self._abandon, self._done)
+        self.awaiting: dict[int, Flight] = {}
+        self._outbox = outbox
+        self._directory = directory
+        self._compile = compile_route
+        self._most = most_per_session
+        self._routes: dict[tuple[str, str], Route] = {}
+        self._tries = 0
+        outbox.stalled = self._stalled
+
+    def __repr__(self) -> str:
+        return f"Outbound(awaiting={len(self.awaiting)}, routes={len(self._routes)})"
+
+    def recompile(self) -> None:
+        """Take up a newer policy: calls under way keep the path they are on."""
+        self._routes = {}
+
+    # From an app.
+
+    def call(self, session: Asker, frame: Call, now: float) -> None:
+        """Start a call that an app has made."""
+        if len(session.flights) >= self._most or frame.id in session.flights:
+            session.send(_fail(frame.id, _too_many(session, self._most)))
+            return
+        route = self._routes.get((frame.service, frame.method)) or self._route(session, frame)
+        if route is None:
+            return
+        head = frame.head
+        deadline = now + min(frame.ttl_ms / 1000, route.longest)
+        carried: Head | None = None
+        if head is not None:
+            deadline = _earlier(deadline, head, route, now)
+            carried = {key: head[key] for key in _CARRIED if key in head} or None
+        flight = Flight(
+            route.path,
+            session,
+            frame.id,
+            frame.service,
+            frame.method,
+            session.app,
+            carried,
+            frame.payload,
+            now,
+            deadline,
+        )
+        flight.idempotent = head is not None and head.get("idempotent") is True
+        if route.idempotent is not None:
+            flight.idempotent = route.idempotent
+        session.flights[frame.id] = flight
+        self.driver.begin(flight, now)
+
+    def cancel(self, session: Asker, number: int, now: float) -> None:
+        """Give up a call because its app says so; unknown ids are ignored."""
+        flight = session.flights.get(number)
+        if flight is not None:
+            self.driver.end(flight, Outcome.refusal(Cancelled("the caller gave up")), now)
+
+    def lost(self, session: Asker, now: float) -> None:
+        """Give up all the calls of an app that is gone."""
+        for flight in list(session.flights.values()):
+            self.driver.end(flight, Outcome.refusal(Cancelled("the caller is gone")), now)
+
+    def changed(self, services: Iterable[str], waiting: Callable[[str], list[Flight]], now: float) -> None:
+        """Let calls that wait for news of these services look again."""
+        for service in services:
+            for flight in waiting(service):
+                self.driver.wake(flight, now)
+
+    # From the bus.
+
+    def reply(self, peer: Peer, frame: Reply, now: float) -> None:
+        """Take in a result; one from somebody who was not asked is dropped."""
+        flight = self._answered(peer, frame.id)
+        if flight is not None:
+            self.driver.answer(flight, Outcome.success(frame, _instance(frame.head)), now)
+
+    def fail(self, peer: Peer, frame: Fail, now: float) -> None:
+        """Take in a failure; one from somebody who was not asked is dropped."""
+        flight = self._answered(peer, frame.id)
+        if flight is not None:
+            self.driver.answer(flight, Outcome.failure(frame, _instance(frame.head)), now)
+
+    def refused(self, peer: Peer, frame: Refused, now: float) -> None:
+        """Place the calls of a queue-mode envelope anew that reached somebody it was not addressed to."""
+        sent = self._outbox.sent.get(frame.counter)
+        if sent is None or not sent.hash or sent.hash != frame.hash:
+            return
+        for flight in self._unanswered(sent):
+            if flight.service in peer.certificate.serve:
+                error = NotARecipient("the broker chose an instance that this node did not know yet", ran=Ran.NO)
+                self._over(flight, Outcome.refusal(error), now)
+
+    def nobody(self, counter: int, now: float) -> list[Flight]:
+        """Take in the broker's word that nobody got an envelope; return the calls that it held."""
+        sent = self._outbox.sent.get(counter)
+        flights = self._unanswered(sent) if sent is not None else []
+        for flight in flights:
+            self._over(
+                flight, Outcome.refusal(NoInstances(f"the broker knows nobody who serves {flight.service}")), now
+            )
+        return flights
+
+    def dead(self, node: str, boot: str, now: float) -> None:
+        """End or move the calls that a process held which is known to be dead."""
+        for flight in list(self.awaiting.values()):
+            sent: Sent | None = flight.sent
+            if sent is None or not any(peer.node == node and peer.boot == boot for peer in sent.peers):
+                continue
+            if len(sent.peers) == 1 or flight.idempotent:
+                text = f"{flight.service} on {node} was lost while it held the call"
+                self._over(flight, Outcome.refusal(OutcomeUnknown(text), _target_id(flight)), now)
+
+    # What the driver asks for.
+
+    def _send(self, flight: Flight, now: float) -> Outcome | None:
+        assert flight.permit is not None, "a call that no policy permitted"
+        target: View[Peer] | Member[Peer] = flight.target
+        head = flight.head
+        if flight.attempt > 1:
+            head = {**(head or {}), "attempt": flight.attempt}
+        grouped = type(target) is View
+        if not grouped:
+            head = {**(head or {}), "instance": target.id}  # type: ignore[union-attr]
+        self._tries = number = self._tries + 1
+        ttl_ms = max(1, int((flight.deadline - now) * 1000))
+        frame = encode(Call(_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        if len(frame) > self._outbox.room():
+            return Outcome.refusal(_too_large(flight, len(frame), self._outbox.room()))
+        if not flight.idempotent:
+            flight.idempotent = self._announced_idempotent(flight)
+        flight.try_id = number
+        flight.tried_at = now
+        self.awaiting[number] = flight
+        if grouped:
+            self._outbox.to_group(target, flight, frame)  # type: ignore[arg-type]
+        else:
+            self._outbox.to_peer(target.peer, flight, frame)  # type: ignore[union-attr]
+        return None
+
+    def _abandon(self, flight: Flight) -> None:
+        self.awaiting.pop(flight.try_id, None)
+        sent: Sent | None = flight.sent
+        if sent is not None:
+            cancel = encode(Cancel(_CANCEL, flight.try_id))
+            for peer in sent.peers:
+                self._outbox.answer(peer, cancel)
+            self._outbox.settle(flight)
+
+    def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        session: Asker = flight.source
+        session.flights.pop(flight.id, None)
+        head = {"instance": outcome.instance} if outcome.instance is not None else None
+        if outcome.fail is None:
+            session.send(Reply(_REPLY, flight.id, head, outcome.payload))
+        else:
+            session.send(outcome.fail._replace(id=flight.id))
+
+    # Inside.
+
+    def _route(self, session: Asker, frame: Call) -> Route | None:
+        try:
+            service, method = names.service_name(frame.service), names.method_name(frame.method)
+        except MeshError as error:
+            session.send(_fail(frame.id, error))
+            return None
+        if len(self._routes) >= _MOST_ROUTES:
+            self._routes = {}
+        route = self._routes[service, method] = self._compile(service, method)
+        return route
+
+    def _announced_idempotent(self, flight: Flight) -> bool:
+        view = self._directory.view(flight.service)
+        method = view.methods.get(flight.method) if view is not None else None
+        return method is not None and method.idempotent
+
+    def _answered(self, peer: Peer, number: int) -> Flight | None:
+        flight = self.awaiting.get(number)
+        if flight is None or flight.sent is None:
+            return None
+        sent: Sent = flight.sent
+        asked = peer in sent.peers or any(p.node == peer.node and p.boot == peer.boot for p in sent.peers)
+        if not asked or flight.service not in peer.certificate.serve:
+            return None
+        del self.awaiting[number]
+        self._outbox.settle(flight)
+        return flight
+
+    def _unanswered(self, sent: Sent) -> list[Flight]:
+        return [flight for flight in sent.flights if flight.sent is sent and flight.stage is Stage.SENT]
+
+    def _over(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        """End the present try without an answer."""
+        self.awaiting.pop(flight.try_id, None)
+        self._outbox.settle(flight)
+        self.driver.answer(flight, outcome, now)
+
+    def _stalled(self, flights: list[Flight], why: str, now: float) -> None:
+        for flight in flights:
+            error = BusStalled(f"{why}: the call was not sent, try again shortly", ran=_not_before(flight))
+            self._over(flight, Outcome.refusal(error), now)
+
+
+def _not_before(flight: Flight) -> Ran:
+    return Ran.NO if flight.attempt == 1 else Ran.MAYBE
+
+
+def _instance(head: Head | None) -> str | None:
+    instance = head.get("instance") if head is not None else None
+    return instance if type(instance) is str and len(instance) <= 95 else None
+
+
+def _target_id(flight: Flight) -> str | None:
+    return flight.target.id if type(flight.target) is Member else None
+
+
+def _earlier(deadline: float, head: Head, route: Route, now: float) -> float:
+    if route.timeout is not None and head.get("implicit") is True:
+        return now + min(route.timeout, route.longest)
+    expires = head.get("expires_us")
+    return min(deadline, expires / 1e6) if type(expires) is int else deadline
+
+
+def _too_many(session: Asker, most: int) -> MeshError:
+    return ResourceExhausted(
+        f"{session.app} has {most} calls in flight", ran=Ran.NO, retry_after=0.1
+    )
+
+
+def _too_large(flight: Flight, size: int, room: int) -> InvalidArgument:
+    text = f"{flight.service}/{flight.method}: a call of {size} bytes is over this bus's limit of {room}"
+    return PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.NO)
+
+
+def _fail(number: int, error: MeshError) -> Fail:
+    code, reason, message, details, head = error.to_wire()
+    return Fail(int(Kind.FAIL), number, code, reason, message, details, head)

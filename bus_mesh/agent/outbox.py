@@ -1,0 +1,204 @@
+"""What leaves together travels together.
+
+All frames for one destination that arise in one turn of the loop go out as one sealed envelope, or as few as limits
+allow. Nothing waits and no timer runs: a lone call leaves at once, under load batches grow by themselves.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from bus_mesh.balance.directory import View
+from bus_mesh.bus.contract import Bus
+from bus_mesh.gates.gate import Flight
+from bus_mesh.identity.envelope import EnvelopeKind
+from bus_mesh.identity.epochs import Epoch
+from bus_mesh.identity.keyring import Keyring, Now, Peer, Untrusted
+from bus_mesh.protocol.subjects import Subjects
+
+MOST_FRAMES: Final = 64
+"""Frames in one envelope."""
+_AROUND: Final = 32 + 16 * 56 + 64 + 256  # header, wraps for all recipients, signature and tag, and room to spare
+HELD_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of answers that are kept while the bus is away."""
+
+
+class Sent:
+    """One envelope of calls under way: for the broker's 503, a REFUSED, and who may answer."""
+
+    __slots__ = ("counter", "flights", "hash", "hold", "left", "peers")
+
+    def __init__(self, counter: int, digest: bytes, peers: Sequence[Peer], flights: list[Flight], hold: Epoch) -> None:
+        self.counter = counter
+        self.hash = digest
+        self.peers = peers
+        self.flights = flights
+        self.left = len(flights)
+        self.hold = hold
+
+
+class _Letter:
+    """The frames of this turn for one destination; `most` envelopes share them out in a queue group."""
+
+    __slots__ = ("flights", "frames", "kind", "most", "peers", "service_method")
+
+    def __init__(
+        self, kind: EnvelopeKind, peers: Sequence[Peer], service_method: tuple[str, str] | None, most: int
+    ) -> None:
+        self.kind = kind
+        self.peers = peers
+        self.service_method = service_method
+        self.most = most
+        self.frames: list[bytes] = []
+        self.flights: list[Flight] = []
+
+    def parts(self, largest: int) -> Iterator[tuple[list[bytes], list[Flight]]]:
+        """Deal the frames out: to as many envelopes as there are instances, and none over its limits."""
+        frames, flights = self.frames, self.flights
+        if len(frames) == 1:
+            yield frames, flights
+            return
+        deal = -(-len(frames) // self.most) if self.service_method else MOST_FRAMES
+        step, start, size = min(deal, MOST_FRAMES), 0, 0
+        for at, frame in enumerate(frames):
+            if at > start and (at - start >= step or size + len(frame) > largest):
+                yield frames[start:at], flights[start:at]
+                start, size = at, 0
+            size += len(frame) + 4
+        yield frames[start:], flights[start:]
+
+
+class Outbox:
+    """Gathers frames, and at the end of the turn seals and publishes them."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        bus: Bus,
+        subjects: Subjects,
+        node: str,
+        soon: Callable[[Callable[[], None]], object],
+        clock: Callable[[], Now],
+    ) -> None:
+        self._keyring = keyring
+        self._bus = bus
+        self._subjects = subjects
+        self._none = subjects.none(node, keyring.boot, 0)[:-1]
+        self._soon = soon
+        self._clock = clock
+        self._letters: dict[object, _Letter] = {}
+        self._held: deque[tuple[Peer, bytes]] = deque()
+        self._held_bytes = 0
+        self.sent: dict[int, Sent] = {}
+        self.stalled: Callable[[list[Flight], str, float], None] = lambda flights, why, now: None
+
+    def __repr__(self) -> str:
+        return f"Outbox(letters={len(self._letters)}, under_way={len(self.sent)}, held={self._held_bytes})"
+
+    def room(self) -> int:
+        """Return how many bytes one frame may have and still leave in an envelope with everything around it."""
+        return self._bus.max_payload - len(self._keyring.announcement) - _AROUND
+
+    def to_group(self, view: View[Peer], flight: Flight, frame: bytes) -> None:
+        """Send a call to the queue group of its service."""
+        key = (flight.service, flight.method)
+        letter = self._letters.get(key)
+        if letter is None:
+            letter = self._new(key, _Letter(EnvelopeKind.CALLS, view.peers, key, len(view.ready)))
+        letter.frames.append(frame)
+        letter.flights.append(flight)
+
+    def to_peer(self, peer: Peer, flight: Flight, frame: bytes) -> None:
+        """Send a call to one agent."""
+        letter = self._letters.get(peer)
+        if letter is None:
+            letter = self._new(peer, _Letter(EnvelopeKind.CALLS, (peer,), None, 1))
+        letter.frames.append(frame)
+        letter.flights.append(flight)
+
+    def answer(self, peer: Peer, frame: bytes) -> None:
+        """Send an answer, or anything else that is not a call, to one agent's inbox."""
+        key = (peer,)
+        letter = self._letters.get(key)
+        if letter is None:
+            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, key, None, 1))
+        letter.frames.append(frame)
+
+    def resume(self) -> None:
+        """Send the answers that were kept while the bus was away."""
+        held, self._held, self._held_bytes = self._held, deque(), 0
+        for peer, frame in held:
+            self.answer(self._keyring.peer_of(peer.node, peer.boot) or peer, frame)
+
+    def settle(self, flight: Flight) -> None:
+        """Note that a sent call needs nothing more from its envelope."""
+        sent = flight.sent
+        if sent is not None:
+            flight.sent = None
+            sent.left -= 1
+            if not sent.left:
+                self.sent.pop(sent.counter, None)
+                self._keyring.release(sent.hold)
+
+    def flush(self) -> None:
+        """Seal and publish everything gathered."""
+        if not self._letters:
+            return
+        letters, self._letters = self._letters, {}
+        now = self._clock()
+        largest = self._bus.max_payload // 4
+        for letter in letters.values():
+            subject = self._subject(letter)
+            for frames, flights in letter.parts(largest):
+                self._post(letter, subject, frames, flights, now)
+
+    def _new(self, key: object, letter: _Letter) -> _Letter:
+        if not self._letters:
+            self._soon(self.flush)
+        self._letters[key] = letter
+        return letter
+
+    def _subject(self, letter: _Letter) -> str:
+        if letter.service_method is not None:
+            return self._subjects.rpc(*letter.service_method)
+        peer = letter.peers[0]
+        return self._subjects.inbox(peer.node, peer.boot)
+
+    def _post(self, letter: _Letter, subject: str, frames: list[bytes], flights: list[Flight], now: Now) -> None:
+        if letter.kind is EnvelopeKind.ANSWERS:
+            self._post_answers(letter, subject, frames, now)
+            return
+        if not all(flight.held for flight in flights):  # given up in the very turn in which they came
+            left = [(frame, flight) for frame, flight in zip(frames, flights, strict=True) if flight.held]
+            frames, flights = [frame for frame, _ in left], [flight for _, flight in left]
+            if not flights:
+                return
+        try:
+            data, counter = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
+        except Untrusted as error:
+            self.stalled(flights, error.message, now.monotonic)
+            return
+        if not self._bus.publish(subject, data, f"{self._none}{counter}"):
+            self.stalled(flights, "the bus is away or clogged", now.monotonic)
+            return
+        digest = hashlib.sha256(data).digest() if letter.service_method is not None else b""
+        sent = self.sent[counter] = Sent(counter, digest, letter.peers, flights, self._keyring.hold())
+        for flight in flights:
+            flight.sent = sent
+
+    def _post_answers(self, letter: _Letter, subject: str, frames: list[bytes], now: Now) -> None:
+        try:
+            data, _ = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
+        except Untrusted:
+            return  # its certificate ended while it waited: nobody there may read the answer
+        if not self._bus.publish(subject, data):
+            self._hold(letter.peers[0], frames)
+
+    def _hold(self, peer: Peer, frames: list[bytes]) -> None:
+        """Keep answers for the bus's return, the newest `HELD_BYTES` of them; what is dropped ends at its deadline."""
+        for frame in frames:
+            self._held.append((peer, frame))
+            self._held_bytes += len(frame)
+        while self._held_bytes > HELD_BYTES:
+            self._held_bytes -= len(self._held.popleft()[1])

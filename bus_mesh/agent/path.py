@@ -1,0 +1,63 @@
+"""The way of a call through an agent: the two lists, in travel order.
+
+    app ─ SDK ─ socket ─ agent A: OUTBOUND ─ outbox ─ seal ─ NATS ─ open ─ agent B: INBOUND ─ socket ─ SDK ─ service
+
+A call enters each list top to bottom, and its outcome leaves it bottom to top. Compiled once per (service, method) and
+policy, never interpreted per call.
+"""
+
+from collections.abc import Callable
+from typing import Generic
+
+from bus_mesh.balance.directory import Directory, P
+from bus_mesh.balance.pick import Picker
+from bus_mesh.gates.authorise import Authorise
+from bus_mesh.gates.balance import Balance, Waiting
+from bus_mesh.gates.deadline import Deadline
+from bus_mesh.gates.gate import Path
+from bus_mesh.gates.measure import Measure, Meter
+from bus_mesh.gates.retry import Retry
+from bus_mesh.policy.access import Access
+
+
+class Parts(Generic[P]):
+    """What gates share and what outlives any one path: counters, the directory, randomness."""
+
+    def __init__(
+        self,
+        meter: Callable[[str, str, str, str], Meter],
+        denied: Callable[[str, bool], None],
+        directory: Directory[P],
+        ask: Callable[[str], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.meter = meter
+        self.denied = denied
+        self.directory = directory
+        self.ask = ask
+        self.jitter = jitter
+        self.waiting = Waiting()
+
+    def meters(self, side: str, service: str, method: str) -> Callable[[str], Meter]:
+        """Return who hands out the meter of one caller of one method."""
+        return lambda caller: self.meter(side, service, method, caller)
+
+
+def outbound(parts: Parts[P], access: Access, picker: Picker | None, service: str, method: str) -> Path:
+    """From a local app to the bus."""
+    return Path(
+        Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
+        Deadline(),  # nothing below may outlive the caller
+        Authorise(access, parts.denied, "outbound"),  # once per call, and before any search on the bus
+        Retry(parts.jitter),  # each try passes everything below
+        Balance(parts.directory, parts.waiting, parts.ask, picker),  # from here on the call has a target
+    )
+
+
+def inbound(parts: Parts[P], access: Access, service: str, method: str) -> Path:
+    """From the bus, opened and verified, to a local instance."""
+    return Path(
+        Measure(parts.meters("server", service, method), "inbound"),  # outside all: refusals count as calls
+        Deadline(),  # what came too late is not run
+        Authorise(access, parts.denied, "inbound"),  # the one that counts: callers' agents may be anybody's
+    )

@@ -1,0 +1,188 @@
+"""From the bus to the two directions: opens what comes, and hands each frame to who it is for.
+
+What cannot be opened is dropped and counted by reason. What a known sender addressed to others is answered REFUSED, a
+bounded number of times a second, so that its caller places the call anew.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from bus_mesh.agent.inbound import Inbound, Instance
+from bus_mesh.agent.outbound import Outbound
+from bus_mesh.agent.outbox import Outbox
+from bus_mesh.agent.watch import Watch
+from bus_mesh.bus.contract import Bus
+from bus_mesh.identity.envelope import EnvelopeKind
+from bus_mesh.identity.keyring import Dropped, Keyring, NotARecipient, Now, Opened, Peer
+from bus_mesh.protocol.errors import InstanceGone, Ran
+from bus_mesh.protocol.frames import Frame, FrameError, Kind, Refused, decode, encode
+from bus_mesh.protocol.subjects import Subjects
+
+REFUSALS_PER_SECOND: Final = 10
+"""REFUSED frames to one sender."""
+MAGIC: Final = b"BM"
+_CALLS: Final = EnvelopeKind.CALLS
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+_FAIL: Final = int(Kind.FAIL)
+_CANCEL: Final = int(Kind.CANCEL)
+_REFUSED: Final = int(Kind.REFUSED)
+
+
+class Allowance:
+    """So many a second and no more, by name; at most 4,096 names at a time."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._second = -1
+        self._used: dict[str, int] = {}
+
+    def take(self, name: str, now: float) -> bool:
+        """Use one of `name`'s allowance of this second; False when there is none left."""
+        if int(now) != self._second:
+            self._second, self._used = int(now), {}
+        used = self._used.get(name, 0)
+        if used >= self._per_second or (not used and len(self._used) >= 4096):
+            return False
+        self._used[name] = used + 1
+        return True
+
+
+class Receiver:
+    """Handles what comes on this agent's subscriptions."""
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        bus: Bus,
+        subjects: Subjects,
+        outbox: Outbox,
+        watch: Watch,
+        outbound: Outbound,
+        inbound: Inbound,
+        instances: dict[str, Instance],
+        clock: Callable[[], Now],
+        dropped: Callable[[str], None],
+    ) -> None:
+        self._keyring = keyring
+        self._bus = bus
+        self._subjects = subjects
+        self._outbox = outbox
+        self._watch = watch
+        self._outbound = outbound
+        self._inbound = inbound
+        self._instances = instances
+        self._clock = clock
+        self._dropped = dropped
+        self._refusals = Allowance(REFUSALS_PER_SECOND)
+        self.probed: Callable[[int, float], bool] = lambda number, now: False
+
+    def on_none(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """The broker's word that nobody got what this agent published."""
+        number = self._subjects.parse_none(subject)
+        if number is None or status != 503:
+            self._dropped("NOT_A_503")
+            return
+        now = self._clock().monotonic
+        if not self.probed(number, now) and not self._watch.nobody(number, now):
+            for flight in self._outbound.nobody(number, now):
+                self._watch.ask(flight.service)
+
+    def on_inbox(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Everything that is sealed for this process, and announcements sent to it."""
+        if not data:
+            return  # a probe: that it was delivered is all it asks
+        if not data.startswith(MAGIC):
+            self._watch.learn(data)
+            return
+        now = self._clock()
+        opened = self._open(subject, data, now)
+        if opened is None:
+            return
+        for raw in opened.frames:
+            frame = self._decode(raw)
+            if frame is None:
+                continue
+            if opened.kind is _CALLS:
+                self._direct(opened, frame, now.monotonic)
+            else:
+                self._answer(opened.peer, frame, now.monotonic)
+
+    def on_rpc(self, instance: Instance) -> Callable[[str, str, bytes, int], None]:
+        """Return the handler of the queue subscription of one instance."""
+
+        def handle(subject: str, reply: str, data: bytes, status: int) -> None:
+            now = self._clock()
+            tokens = self._subjects.parse_rpc(subject)
+            if tokens is None or tokens[0] != instance.service:
+                self._dropped("BAD_SUBJECT")
+            elif not data.startswith(MAGIC):
+                self._dropped("NOT_AN_ENVELOPE")
+            elif (opened := self._open(subject, data, now)) is not None:
+                self._grouped(opened, instance, tokens[1], now.monotonic)
+
+        return handle
+
+    def _open(self, subject: str, data: bytes, now: Now) -> Opened | None:
+        try:
+            opened = self._keyring.open(subject, data, now)
+        except Dropped as error:
+            self._dropped(error.reason)
+            return None
+        except NotARecipient as error:
+            self._dropped("NOT_A_RECIPIENT")
+            if error.introduced is not None:
+                self._watch.learned(error.peer, error.introduced, now)
+            self._refuse(error.peer, error.counter, data, now.monotonic)
+            return None
+        if opened.introduced is not None:
+            self._watch.learned(opened.peer, opened.introduced, now)
+        return opened
+
+    def _grouped(self, opened: Opened, instance: Instance, method: str, now: float) -> None:
+        for raw in opened.frames:
+            frame = self._decode(raw)
+            if frame is None:
+                continue
+            if frame[0] != _CALL or frame.service != instance.service or frame.method != method:  # type: ignore[union-attr]
+                self._dropped("TOKENS_DIFFER")
+            else:
+                self._inbound.call(opened, instance, frame, now)  # type: ignore[arg-type]
+
+    def _direct(self, opened: Opened, frame: Frame, now: float) -> None:
+        if frame[0] != _CALL:
+            self._dropped("WRONG_KIND")
+            return
+        wanted = (frame.head or {}).get("instance")  # type: ignore[union-attr]
+        instance = self._instances.get(wanted) if type(wanted) is str else None
+        if instance is None:
+            error = InstanceGone(f"instance {wanted!s:.80} is not here", ran=Ran.NO)
+            self._inbound.refuse(opened.peer, frame.id, error)  # type: ignore[union-attr]
+            return
+        self._inbound.call(opened, instance, frame, now)  # type: ignore[arg-type]
+
+    def _answer(self, peer: Peer, frame: Frame, now: float) -> None:
+        kind = frame[0]
+        if kind == _REPLY:
+            self._outbound.reply(peer, frame, now)  # type: ignore[arg-type]
+        elif kind == _FAIL:
+            self._outbound.fail(peer, frame, now)  # type: ignore[arg-type]
+        elif kind == _CANCEL:
+            self._inbound.cancel(peer, frame.id, now)  # type: ignore[union-attr]
+        elif kind == _REFUSED:
+            self._outbound.refused(peer, frame, now)  # type: ignore[arg-type]
+        else:
+            self._dropped("WRONG_KIND")
+
+    def _decode(self, raw: bytes) -> Frame | None:
+        try:
+            return decode(raw)
+        except FrameError:
+            self._dropped("BAD_FRAME")
+            return None
+
+    def _refuse(self, peer: Peer, counter: int, data: bytes, now: float) -> None:
+        if self._refusals.take(peer.node, now):
+            frame = Refused(_REFUSED, counter, hashlib.sha256(data).digest(), "NOT_A_RECIPIENT")
+            self._outbox.answer(peer, encode(frame))

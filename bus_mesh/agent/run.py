@@ -1,0 +1,198 @@
+"""`busmesh agent`: a node agent as a process, from its settings to its last breath.
+
+Stops in the reverse order of its start, in one function.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from pathlib import Path
+
+from bus_mesh import __version__, clock
+from bus_mesh.agent.apps import Apps
+from bus_mesh.agent.local import identify, listen
+from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.supervise import Place, Standing, Supervisor
+from bus_mesh.bus.contract import BusState
+from bus_mesh.bus.nats_bus import NatsBus
+from bus_mesh.config import (
+    ConfigError,
+    NodeConfig,
+    changed_fields_needing_restart,
+    group_id,
+    load_node,
+    read_policy_dir,
+    user_id,
+)
+from bus_mesh.identity.keyring import Now, Own, own_identity
+from bus_mesh.identity.keys import NodeKey
+from bus_mesh.policy.problems import DocumentError, Problem
+from bus_mesh.process.kept import Keeper
+from bus_mesh.telemetry import log
+from bus_mesh.telemetry.http import HttpServer
+from bus_mesh.telemetry.metrics import Metrics
+
+
+def read_clocks() -> Now:
+    """Return all three clocks, read once."""
+    return Now(clock.monotonic(), clock.boottime_us(), clock.wall_us())
+
+
+def own_from(config: NodeConfig) -> Own:
+    """Return who this node is, from its identity directory; raise ConfigError or Untrusted with what to do."""
+    try:
+        key = NodeKey.from_bytes(config.key_file.read_bytes())
+        chain, root = config.chain_file.read_bytes(), config.root_file.read_bytes()
+    except OSError as error:
+        text = f"{error.strerror}: write this node's identity with `busmesh node add {config.node}`"
+        raise _wrong(config.identity, text) from None
+    own = own_identity(key, chain, config.mesh, root, clock.wall_us())
+    if own.node != config.node:
+        raise _wrong(config.chain_file, f"certifies node {own.node}, and node.yaml says {config.node}: make them agree")
+    return own
+
+
+class Agent:
+    """A running agent process: the node, and around it the bus, the socket, the pages and the services."""
+
+    def __init__(self, config: NodeConfig, path: Path | None) -> None:
+        self.config = config
+        self._path = path
+        self._log = log.get_logger("agent")
+        self._stop = asyncio.Event()
+        self._node: Node | None = None
+        self._supervisor: Supervisor | None = None
+
+    async def run(self) -> int:
+        """Live until SIGTERM or SIGINT; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        own, metrics = own_from(self.config), Metrics(__version__)
+        async with contextlib.AsyncExitStack() as stack:
+            keeper = await Keeper.start()
+            stack.push_async_callback(keeper.close)
+            rng = random.SystemRandom()
+            bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random)
+            await bus.start()
+            stack.push_async_callback(bus.close)
+            place = Place(self.config.socket, own.node, self.config.state / "log")
+            supervisor = Supervisor(keeper, place, jitter=rng.random, changed=self._told)
+            world = World(read_clocks, os.urandom, rng.randrange, rng.random)
+            home = os.environ.get("BUSMESH_HOME")
+            setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid())
+            apps = self._apps(own, supervisor)
+            node = self._node = Node(own, bus, apps, world, setting, metrics)
+            self._supervisor = supervisor
+            self._show(metrics, node)
+            self._load_policy(node)
+            await node.start()
+            stack.push_async_callback(node.stop)
+            server = await listen(self.config.socket, lambda: node.session(identify))
+            stack.callback(_unlink, self.config.socket)
+            stack.callback(server.close)
+            http = self._http(metrics, node)
+            if http is not None:
+                stack.callback(http.close)
+            supervisor.start(self.config.services)
+            self._log.info(
+                "agent up",
+                node=own.node,
+                mesh=own.mesh,
+                socket=str(self.config.socket),
+                http=http.url if http else None,
+            )
+            await self._stop.wait()
+            self._log.info("agent leaving")
+            await node.drain(self.config.drain_timeout)
+            await supervisor.stop()
+        return 0
+
+    # Settings and policy.
+
+    def _apps(self, own: Own, supervisor: Supervisor) -> Apps:
+        granted = own.certificate.call_as | own.certificate.serve
+        return Apps(self.config.apps, granted, os.getuid(), user_id, group_id, supervisor.admits)
+
+    def _reload(self) -> None:
+        """Take up node.yaml and policy again; what is wrong in them is said, and what was in force stays."""
+        assert self._node is not None
+        if self._path is not None:
+            try:
+                new = load_node(self._path)
+            except DocumentError as error:
+                self._log.error("node.yaml not taken up; the old settings stay", problems=str(error))
+                return
+            fixed = changed_fields_needing_restart(self.config, new)
+            if fixed:
+                self._log.warning("these settings need a restart of the agent", fields=fixed)
+            kept = {field: getattr(self.config, field) for field in fixed}
+            self.config = new.model_copy(update=kept)
+            assert self._supervisor is not None
+            self._node.apps = self._apps(self._node.own, self._supervisor)
+        self._load_policy(self._node)
+
+    def _load_policy(self, node: Node) -> None:
+        if self.config.policy_dir is None:
+            self._log.warning("no policy_dir in node.yaml: every call is denied until there is one")
+            return
+        try:
+            policy = read_policy_dir(self.config.policy_dir)
+        except DocumentError as error:
+            self._log.error("policy not taken up; what was in force stays", problems=str(error))
+            return
+        node.enforce(policy)
+        self._log.info("policy in force", services=len(policy.services), directory=str(self.config.policy_dir))
+
+    # What is shown.
+
+    def _http(self, metrics: Metrics, node: Node) -> HttpServer | None:
+        if self.config.http is None:
+            return None
+        return HttpServer(self.config.http.host, self.config.http.port, metrics, lambda: _ready(node))
+
+    def _show(self, metrics: Metrics, node: Node) -> None:
+        bus = node.bus
+        metrics.gauge("bus_connected", "Whether the bus is connected.", lambda: bus.state is BusState.CONNECTED)
+        metrics.gauge("bus_rtt_seconds", "Seconds to the broker and back.", lambda: bus.rtt)
+        metrics.gauge("bus_reconnects_total", "Times the bus came back.", lambda: bus.reconnects, kind="counter")
+        metrics.gauge(
+            "bus_slow_consumers_total", "Messages lost here.", lambda: bus.slow_consumers, kind="counter"
+        )
+        metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
+        metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
+        metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
+
+    def _told(self, standing: Standing) -> None:
+        self._log.info("service process", **standing._asdict())
+
+
+def run_agent(config: NodeConfig, path: Path | None = None) -> int:
+    """Run a node agent until SIGTERM; `path` is where SIGHUP reads the settings again. Returns the exit code."""
+    log.configure(config.log.level, config.log.format, node=config.node)
+    agent = Agent(config, path)
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(agent.run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(agent.run())
+
+
+def _ready(node: Node) -> tuple[bool, dict[str, object]]:
+    """Return whether this agent can pass calls on, and what it lacks."""
+    status = node.status()
+    ok = status["bus"] == BusState.CONNECTED.value and bool(status["policy_loaded"]) and not status["draining"]
+    return ok, status
+
+
+def _wrong(path: Path, message: str) -> ConfigError:
+    return ConfigError([Problem(str(path), 0, "", message)])
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,1 @@
+"""`busmesh`, the command line: parsing and printing. What a command does is imported when it is used."""

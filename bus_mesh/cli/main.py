@@ -1,0 +1,48 @@
+"""The commands of `busmesh`, and the one place where an exception becomes words and an exit code."""
+
+import sys
+
+import typer
+
+from bus_mesh import __version__
+from bus_mesh.cli import agent, bench, call, get, mesh, show, up
+from bus_mesh.cli.problem import explain
+
+app = typer.Typer(
+    name="busmesh",
+    help="A service mesh whose wire is a message bus.\n\nResults go to stdout, everything else to stderr.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # Loading rich would double the time of every `--help`.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(up.up)
+app.command()(call.call)
+app.add_typer(get.app, name="get")
+app.command()(bench.bench)
+app.command()(agent.agent)
+app.command(context_settings={"ignore_unknown_options": True})(agent.run)
+app.command()(mesh.init)
+app.add_typer(mesh.node, name="node")
+
+
+@app.command()
+def version() -> None:
+    """Print the version of bus-mesh."""
+    show.line(__version__)
+
+
+def run() -> None:
+    """Run `busmesh` with the arguments of this process, and exit."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        problem = explain(error)
+        show.say(str(problem))
+        sys.exit(problem.exit_code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,72 @@
+"""`busmesh init` and `busmesh node add`: make a mesh, admit nodes."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from bus_mesh.cli import options, show
+from bus_mesh.cli.options import Home
+
+node = typer.Typer(help="Admit nodes.", no_args_is_help=True, rich_markup_mode=None)
+
+_STARTER: Final = """\
+# A node of the mesh {mesh}. Paths are relative to this file. Start it: busmesh agent -c {path}
+mesh: {mesh}
+node: {node}
+bus: {{url: "nats://127.0.0.1:4222"}}
+identity: identity
+socket: agent.sock
+http: 127.0.0.1:9465
+state: state
+policy_dir: policy
+# Who may speak as what; without an entry only this agent's own user and root may.
+apps: {{}}
+#  web: {{user: web}}
+# Processes that the agent runs itself.
+services: {{}}
+#  orders: {{command: [python, -m, orders], replicas: 2}}
+"""
+
+
+def init(
+    mesh: Annotated[str, typer.Option("--mesh", help="The name of the mesh: all its subjects start mesh.NAME.")],
+    home: Home = None,
+) -> None:
+    """Make the keys of a new mesh.
+
+    They are root, issuer, policy signer and first operator, delegated for a year.
+    """
+    from bus_mesh.cli.home import MeshHome
+
+    made = MeshHome(options.home_of(home))
+    made.init(mesh)
+    show.say(f"made the mesh {mesh} in {made.path}: delegations are good for a year")
+    show.say(f"next: move {made.path / 'root.key'} to a safe place that is not this machine")
+    show.say(f"next: busmesh node add node-a --serve orders --call-as web --home {made.path}")
+    show.line(str(made.path))
+
+
+@node.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The name of the node.")],
+    serve: Annotated[str, typer.Option("--serve", help="Services that it may host, with commas.")] = "",
+    call_as: Annotated[str, typer.Option("--call-as", help="Services that it may speak for, with commas.")] = "",
+    home: Home = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write [default: HOME/NAME].", show_default=False)
+    ] = None,
+) -> None:
+    """Admit a node: write its identity (good for 30 days) and a node.yaml to start from."""
+    from bus_mesh.cli.home import MeshHome, private_folder, write_new
+
+    mesh_home = MeshHome(options.home_of(home))
+    folder = (out or mesh_home.path / name).absolute()
+    mesh_home.admit(name, options.names(serve), options.names(call_as), folder / "identity")
+    private_folder(folder / "policy")
+    config = folder / "node.yaml"
+    if not config.exists():
+        write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config).encode())
+    show.say(f"admitted {name} for 30 days: {folder}")
+    show.say(f"next: set the bus in {config}, put policy into {folder / 'policy'}, then busmesh agent -c {config}")
+    show.line(str(config))

@@ -1,0 +1,186 @@
+"""What `busmesh up` puts into its home: a mesh, two nodes, their settings and a policy that allows the demo.
+
+<home>/up.lock  up.json         held while it runs; what runs where
+<home>/policy/                  policy of both nodes: demo.yaml is written once and then yours
+<home>/node-a/  node-b/         identity, node.yaml (written anew at every start), state, agent.sock
+<home>/logs/                    what the agents say
+"""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from bus_mesh.cli.home import MeshHome, private_folder, replace, write_new
+from bus_mesh.cli.problem import Problem
+
+MESH: Final = "dev"
+NODES: Final = ("node-a", "node-b")
+CALLER: Final = "cli"
+"""What the command line speaks as."""
+SOCKET_PATH_BYTES: Final = 107
+"""The longest path that a Unix socket may have (unix(7), less the closing zero)."""
+
+DEMO_POLICY: Final = """\
+# Who may call whom in the shop. Change it, then tell the agents: kill -HUP the process of `busmesh up`.
+kind: Service
+name: orders
+access:
+  allow:
+    - {from: [web], methods: [get, create]}
+    - {from: [cli], methods: ["*"]}
+---
+kind: Service
+name: stock
+access:
+  allow:
+    - {from: [orders], methods: [reserve]}
+    - {from: [cli], methods: ["*"]}
+"""
+MESH_POLICY: Final = """\
+# What no document allows is denied.
+kind: Mesh
+access: {default: deny}
+"""
+
+
+class Wanted(NamedTuple):
+    """What the command line asks for. `load` is in calls a second; 0 for none."""
+
+    demo: bool
+    load: float
+    serve: Sequence[str]
+    call_as: Sequence[str]
+    policy: Sequence[Path]
+
+
+class Node(NamedTuple):
+    """One of the two nodes: `http` is the port of its metrics on loopback."""
+
+    name: str
+    folder: Path
+    socket: Path
+    http: int
+
+    @property
+    def config(self) -> Path:
+        """Its node.yaml."""
+        return self.folder / "node.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """The folder of its key and certificate."""
+        return self.folder / "identity"
+
+
+def services(wanted: Wanted, node: str) -> dict[str, dict[str, Any]]:
+    """Return the `services:` of a node: the shop on both, its customers on the first."""
+    if not wanted.demo:
+        return {}
+    found: dict[str, dict[str, Any]] = {"stock": _demo("stock"), "orders": _demo("orders", replicas=2)}
+    if node == NODES[0] and wanted.load > 0:
+        found["web"] = _demo("web", env={"SHOP_RATE": f"{wanted.load:g}"})
+    return found
+
+
+def instances(wanted: Wanted) -> dict[tuple[str, str], int]:
+    """Return how many instances each (service, node) has once all is up; `web` serves nothing."""
+    return {
+        (service, node): entry.get("replicas", 1)
+        for node in NODES
+        for service, entry in services(wanted, node).items()
+        if service != "web"
+    }
+
+
+def _demo(name: str, **more: Any) -> dict[str, Any]:
+    return {"command": [sys.executable, "-m", f"bus_mesh.demo.{name}"], "restart": "always", **more}
+
+
+def prepare(home: Path, wanted: Wanted, folder_of_sockets: Path | None, ports: Sequence[int]) -> list[Node]:
+    """Make what is not there yet, renew certificates that end soon, and return the nodes."""
+    mesh = MeshHome(home)
+    if not mesh.exists:
+        mesh.init(MESH)
+    _write_policy(home / "policy", wanted)
+    private_folder(home / "logs")
+    serve = {*wanted.serve, *(("orders", "stock") if wanted.demo else ())}
+    call_as = {CALLER, *wanted.call_as, *serve, *(("web",) if wanted.demo else ())}
+    nodes = []
+    for name, port in zip(NODES, ports, strict=True):
+        path = (folder_of_sockets or home) / name / "agent.sock"
+        nodes.append(Node(name, home / name, path, port))
+        for folder in {home / name, path.parent}:
+            private_folder(folder)
+            folder.chmod(0o750)
+        path.unlink(missing_ok=True)  # left by one that was killed; the lock says that nobody listens there
+        _admit(mesh, nodes[-1], serve, call_as)
+    return nodes
+
+
+def _admit(mesh: MeshHome, node: Node, serve: set[str], call_as: set[str]) -> None:
+    if (node.identity / "node.key").exists():
+        mesh.renew(node.name, serve, call_as, node.identity)
+    else:
+        mesh.admit(node.name, serve, call_as, node.identity)
+
+
+def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
+    """Write the node.yaml of a node, now that the bus listens at `bus`."""
+    settings = {
+        "mesh": MeshHome(home).mesh,
+        "node": node.name,
+        "bus": {"url": bus},
+        "identity": "identity",
+        "socket": str(node.socket),
+        "http": f"127.0.0.1:{node.http}",
+        "state": "state",
+        "policy_dir": str(home / "policy"),
+        "log": {"format": "json"},
+        "services": services(wanted, node.name),
+    }
+    text = "# Written by `busmesh up` at every start; changes here are lost.\n" + yaml.safe_dump(
+        settings, sort_keys=False
+    )
+    replace(node.config, text.encode())
+
+
+def _write_policy(folder: Path, wanted: Wanted) -> None:
+    private_folder(folder)
+    ours = {"mesh.yaml": MESH_POLICY} | ({"demo.yaml": DEMO_POLICY} if wanted.demo else {})
+    for name, text in ours.items():
+        if not (folder / name).exists():
+            write_new(folder / name, text.encode())
+    for given in wanted.policy:
+        if not given.exists():
+            raise Problem(f"{given}: no such file or folder", "--policy takes a YAML file or a folder of them")
+        for path in sorted(given.glob("*.y*ml")) if given.is_dir() else [given]:
+            shutil.copyfile(path, folder / path.name)
+
+
+def sockets_elsewhere(home: Path) -> Path | None:
+    """Return a short private folder for the sockets if their paths under `home` would be too long, else None."""
+    longest = max(len(os.fsencode(home / name / "agent.sock")) for name in NODES)
+    if longest <= SOCKET_PATH_BYTES:
+        return None
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = runtime if runtime and len(os.fsencode(runtime)) < 60 and Path(runtime).is_dir() else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="busmesh-", dir=base))  # mode 0700
+
+
+def reserve_port() -> socket.socket:
+    """Return a socket that keeps a free port of loopback for one of our agents.
+
+    It is bound and never listens, so a listener with SO_REUSEADDR (every HTTP server of Python) may take the same port,
+    again after a crash too, while the kernel hands the port to nobody who asks for any.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept

@@ -1,0 +1,62 @@
+"""What reaches the terminal: data on stdout, talk on stderr; no borders and no colour, so `cut` and `jq` read both."""
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+
+class Output(StrEnum):
+    """How a result is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class TableOutput(StrEnum):
+    """How a table is printed; `wide` has more columns."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+
+
+def say(text: str) -> None:
+    """Print a line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def line(text: str) -> None:
+    """Print a line of data, on stdout; end quietly when its reader has gone (`busmesh get nodes | head -1`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit, unless stdout leads somewhere by then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+
+
+def json_line(value: Any) -> None:
+    """Print `value` as one line of JSON."""
+    line(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def json_block(value: Any) -> None:
+    """Print `value` as JSON for reading."""
+    line(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table: columns as wide as their widest cell, two spaces between, `-` for an empty cell."""
+    cells = [list(columns), *([str(cell) if cell not in ("", None) else "-" for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)

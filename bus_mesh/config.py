@@ -1,0 +1,364 @@
+"""`node.yaml` and the environment, as frozen settings with their units; and where things are on this machine.
+
+    mesh: shop                                # required: mesh, node, bus
+    node: node-a
+    bus: {url: nats://127.0.0.1:4222}         # one address or a list
+    identity: identity                        # a directory: node.key (0600), node.chain, root.pub
+    socket: /run/busmesh/agent.sock
+    http: 127.0.0.1:9465                      # port 0 takes a free one; off
+    state: /var/lib/busmesh/node-a
+    policy_dir: policy                        # *.yaml and *.yml in it
+    labels: {zone: eu-1}
+    apps: {web: {user: web}, orders: {token: true}, cli: {group: ops}}
+    services:
+      orders: {command: python -m shop.orders, replicas: 2, restart: always, grace: 10s}
+    epoch: {rotate_every: 1h}
+    drain_timeout: 30s
+    log: {level: info, format: auto}
+
+Relative paths start at the file. The environment wins over the file: BUSMESH_SOCKET for `socket`, BUSMESH_HOME for the
+directory in which `state` is made when the file names none. Positions come from the reader that policy uses.
+"""
+
+import grp
+import os
+import pwd
+import shlex
+import signal
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from bus_mesh.policy.bundle import PolicySet
+from bus_mesh.policy.load import PolicyError, parse
+from bus_mesh.policy.models import Document, Mesh, Name, Service, ServiceName
+from bus_mesh.policy.problems import DocumentError, Problem, explain, refuse
+from bus_mesh.policy.units import Duration, seconds_within
+from bus_mesh.policy.yaml_lines import Read, YamlError, read
+
+__all__ = [
+    "DEFAULT_SOCKET",
+    "Address",
+    "App",
+    "Bus",
+    "ConfigError",
+    "Epoch",
+    "Log",
+    "NodeConfig",
+    "Program",
+    "Restart",
+    "changed_fields_needing_restart",
+    "group_id",
+    "home",
+    "load_node",
+    "read_policy_dir",
+    "socket_path",
+    "user_id",
+]
+
+DEFAULT_SOCKET: Final = Path("/run/busmesh/agent.sock")
+MAX_SOCKET_PATH: Final = 107
+"""Bytes of a Unix socket's path (sun_path in unix(7), less its NUL)."""
+MAX_FILE: Final = 4 * 1024 * 1024
+"""Bytes of a file of documents."""
+NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state")
+"""What an agent takes up once, when it starts; the rest follows SIGHUP."""
+
+
+class ConfigError(DocumentError):
+    """The settings cannot be taken; `problems` says why and where."""
+
+
+class Address(NamedTuple):
+    """Where to listen; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+
+class Restart(StrEnum):
+    """When a program that ended is started again."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+def _listed(written: object) -> object:
+    return [written] if isinstance(written, str) else written
+
+
+def _placed(path: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("base", Path())
+    return base / path
+
+
+def _short(path: Path) -> Path:
+    if (size := len(os.fsencode(path))) > MAX_SOCKET_PATH:
+        raise refuse(
+            f"{size} bytes are too many for the path of a socket, {MAX_SOCKET_PATH} at most",
+            "use a shorter directory, such as one under /run or $XDG_RUNTIME_DIR",
+        )
+    return path
+
+
+def _split(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        return shlex.split(written)
+    except ValueError as error:
+        raise refuse(f"not a command line: {error}", "write it as a list: [python, -m, shop]") from None
+
+
+def _address(written: object) -> object:
+    if written == "off" or written is False:
+        return None
+    host, colon, port = written.rpartition(":") if isinstance(written, str) else ("", "", "")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise refuse("must be host:port, or off", "write 127.0.0.1:9465")
+    return Address(host.strip("[]"), int(port))
+
+
+def _bus_url(url: str) -> str:
+    if not url.startswith(("nats://", "tls://")):
+        raise refuse("an address of the bus starts with nats:// or tls://", "write nats://127.0.0.1:4222")
+    return url
+
+
+def _signal(name: str) -> str:
+    if name not in signal.Signals.__members__:
+        raise refuse(f"{name[:40]!r} is no signal", "write SIGTERM, SIGINT or SIGQUIT")
+    return name
+
+
+def _text(written: object) -> object:
+    # An id is a number to whoever writes it, and a name everywhere else.
+    return str(written) if isinstance(written, int) and not isinstance(written, bool) else written
+
+
+PlacedPath = Annotated[Path, AfterValidator(_placed)]
+SocketPath = Annotated[Path, AfterValidator(_placed), AfterValidator(_short)]
+Principal = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=64)]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}\z")]
+LabelValue = Annotated[str, BeforeValidator(_text), Field(max_length=128)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\z")]
+
+
+class Bus(Document):
+    """Where the bus is."""
+
+    LATER = frozenset(("credentials", "tls"))
+
+    url: Annotated[tuple[Annotated[str, AfterValidator(_bus_url)], ...], BeforeValidator(_listed)] = Field(min_length=1)
+
+
+class App(Document):
+    """Who may speak as an app: a user, a group, or whoever holds a token that this agent handed to its child."""
+
+    user: Principal | None = None
+    group: Principal | None = None
+    token: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.user, self.group, self.token)) != 1:
+            raise refuse(
+                "needs exactly one of user, group and token", "write {user: web}, {group: ops} or {token: true}"
+            )
+        return self
+
+
+class Program(Document):
+    """A program that the agent starts and keeps."""
+
+    LATER = frozenset(("readiness", "health"))
+
+    command: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(min_length=1)
+    """A list of words, or one line that is split as a shell splits it; no shell runs it."""
+    app: ServiceName | None = None
+    """The app it speaks as; None: the name it stands under. `app_of` tells."""
+    env: Mapping[Variable, str] = {}
+    """Added to the agent's own environment."""
+    cwd: PlacedPath | None = None
+    user: Principal | None = None
+    replicas: int = Field(default=1, ge=0, le=64)
+    restart: Restart = Restart.ALWAYS
+    stop_signal: Annotated[str, AfterValidator(_signal)] = "SIGTERM"
+    grace: Duration = 10.0
+    """Seconds between the stop signal and SIGKILL."""
+
+
+class Epoch(Document):
+    """How long an epoch key is used."""
+
+    rotate_every: Annotated[float, seconds_within(1.0, 86400.0)] = 3600.0
+    """Seconds until the next key, 1s to 24h."""
+
+
+class Log(Document):
+    """What is written to stderr, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console", "auto"] = "auto"
+
+
+class NodeConfig(Document):
+    """The settings of one node; paths are absolute if the file's is."""
+
+    mesh: Name
+    node: Name
+    bus: Bus
+    identity: PlacedPath = Field(default=Path("identity"), validate_default=True)
+    """A directory with node.key, node.chain and root.pub."""
+    socket: SocketPath = Field(default=DEFAULT_SOCKET, validate_default=True)
+    http: Annotated[Address | None, BeforeValidator(_address)] = Address("127.0.0.1", 9465)
+    state: PlacedPath
+    """A directory for what outlives the agent; `<home>/<node>` if the file names none."""
+    policy_dir: PlacedPath | None = None
+    labels: Mapping[Label, LabelValue] = {}
+    apps: Mapping[ServiceName, App] = {}
+    services: Mapping[ServiceName, Program] = {}
+    epoch: Epoch = Epoch()
+    drain_timeout: Duration = 30.0
+    """Seconds that calls in progress have to end before the agent leaves."""
+    log: Log = Log()
+
+    @property
+    def key_file(self) -> Path:
+        """The node's Ed25519 private key."""
+        return self.identity / "node.key"
+
+    @property
+    def chain_file(self) -> Path:
+        """The node's certificate, and what leads from it to the root."""
+        return self.identity / "node.chain"
+
+    @property
+    def root_file(self) -> Path:
+        """The public key that all trust comes from."""
+        return self.identity / "root.pub"
+
+    def app_of(self, service: str) -> str:
+        """Return the app that the program of this name speaks as."""
+        return self.services[service].app or service
+
+
+def load_node(path: Path, environ: Mapping[str, str] | None = None) -> NodeConfig:
+    """Return the settings of a `node.yaml`; raise ConfigError with everything that is wrong in it."""
+    environ = os.environ if environ is None else environ
+    source = str(path)
+    part = _only_document(path)
+    if not isinstance(part.value, dict):
+        raise ConfigError(
+            [Problem(source, part.spot.line, "", "must be a mapping, key: value", "it starts with mesh: NAME")]
+        )
+    written: dict[str, Any] = dict(part.value)
+    if socket := environ.get("BUSMESH_SOCKET"):
+        written["socket"] = str(socket_path(Path(socket).absolute(), "$BUSMESH_SOCKET"))
+    if written.get("state") is None:
+        written["state"] = str(home(environ=environ) / str(written.get("node", "")))
+    try:
+        return NodeConfig.model_validate(written, context={"base": path.absolute().parent})
+    except ValidationError as error:
+        raise ConfigError(explain(error, NodeConfig, part.spot, source)) from None
+
+
+def changed_fields_needing_restart(old: NodeConfig, new: NodeConfig) -> list[str]:
+    """Return the fields that differ and that a running agent cannot take up."""
+    return [field for field in NEEDS_RESTART if getattr(old, field) != getattr(new, field)]
+
+
+def read_policy_dir(path: Path) -> PolicySet:
+    """Return the policy in a directory's *.yaml and *.yml files, in the order of their names; raise PolicyError."""
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
+    except OSError as error:
+        raise PolicyError([_unreadable(path, error, "make it, or set policy_dir to where policy is")]) from None
+    documents: list[Service | Mesh] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            documents += parse(_read_text(file), str(file))
+        except DocumentError as error:
+            problems += error.problems
+    if problems:
+        raise PolicyError(problems)
+    return PolicySet.of(documents)
+
+
+def home(flag: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Return this user's directory: the flag, $BUSMESH_HOME, $XDG_STATE_HOME/busmesh; root's is /var/lib/busmesh."""
+    environ = os.environ if environ is None else environ
+    if flag is not None:
+        return flag.absolute()
+    if chosen := environ.get("BUSMESH_HOME"):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/busmesh")
+    state = environ.get("XDG_STATE_HOME")
+    # The XDG base directory specification: a relative path there is to be ignored.
+    base = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return base / "busmesh"
+
+
+def socket_path(path: Path, source: str = "--socket") -> Path:
+    """Return the path if a Unix socket can have it; raise ConfigError with the length, the limit and the way out."""
+    try:
+        return _short(path)
+    except PydanticCustomError as error:
+        said = error.context or {}
+        raise ConfigError([Problem(source, 0, str(path), said["message"], said["hint"])]) from None
+
+
+def user_id(name: str) -> int:
+    """Return the number of a user, asked of the system now; raise ConfigError if it has no such user."""
+    try:
+        return int(name) if name.isascii() and name.isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError([_nobody("user", name)]) from None
+
+
+def group_id(name: str) -> int:
+    """Return the number of a group, asked of the system now; raise ConfigError if it has no such group."""
+    try:
+        return int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError([_nobody("group", name)]) from None
+
+
+def _nobody(kind: str, name: str) -> Problem:
+    return Problem("apps", 0, name, f"this machine has no such {kind}", f"make it, or name another {kind} in node.yaml")
+
+
+def _only_document(path: Path) -> Read:
+    try:
+        parts = read(_read_text(path))
+    except YamlError as error:
+        raise ConfigError([Problem(str(path), error.line, "", error.message, error.hint)]) from None
+    if len(parts) != 1:
+        raise ConfigError([Problem(str(path), 1, "", f"must hold one document, not {len(parts)}")])
+    return parts[0]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError([_unreadable(path, error, "")]) from None
+    if len(data) > MAX_FILE:
+        raise ConfigError([Problem(str(path), 0, "", f"over {MAX_FILE} bytes", "split it")])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(str(path), line, "", "is not UTF-8 text")]) from None
+
+
+def _unreadable(path: Path, error: OSError, hint: str) -> Problem:
+    return Problem(str(path), 0, "", f"cannot be read: {error.strerror}", hint)

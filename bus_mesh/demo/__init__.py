@@ -1,0 +1,1 @@
+"""The small shop that `busmesh up --demo` runs: orders ask stock, web asks orders."""

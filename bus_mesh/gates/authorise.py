@@ -1,0 +1,45 @@
+"""Who may call what: deny by default, once per call and not once per try.
+
+Stands at the caller's agent, so that a denied name causes no search on the bus, and at the receiver's, where it counts.
+"""
+
+from collections.abc import Callable
+
+from bus_mesh.gates.gate import Flight, Refuse
+from bus_mesh.policy.access import NO_POLICY_LOADED, Access, Verdict
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import FailedPrecondition, PermissionDenied, Ran
+
+
+class NoPolicy(FailedPrecondition, reason="NO_POLICY"):
+    """This agent has no policy yet, so it lets nothing through."""
+
+
+class Authorise:
+    """Refuses what policy does not allow. `denied(rule, audited)` counts what was, or in audit would be, refused."""
+
+    def __init__(self, access: Access, denied: Callable[[str, bool], None], side: str) -> None:
+        self.side = side
+        self._access = access
+        self._denied = denied
+
+    def enter(self, call: Flight, now: float) -> Refuse | None:
+        """Let an allowed call on, and mark it as permitted: without that mark nothing leaves this agent."""
+        verdict = self._access.check(call.caller, call.service, call.method)
+        if verdict.allowed:
+            call.permit = verdict
+            if verdict.audited:
+                self._denied(verdict.rule, True)
+            return None
+        self._denied(verdict.rule, False)
+        return Refuse(self._refusal(call, verdict))
+
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
+        """Hold nothing."""
+
+    def _refusal(self, call: Flight, verdict: Verdict) -> NoPolicy | PermissionDenied:
+        if verdict is NO_POLICY_LOADED:
+            return NoPolicy("this agent has no policy yet: set policy_dir in node.yaml and reload it", ran=Ran.NO)
+        text = f"{call.caller} may not call {call.service}/{call.method}: {verdict.rule} (policy {self._access.number})"
+        details = {"rule": verdict.rule, "policy": self._access.number, "side": self.side}
+        return PermissionDenied(text, details=details, ran=Ran.NO)

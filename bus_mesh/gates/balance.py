@@ -1,0 +1,116 @@
+"""Where a call goes: to the broker's queue group, or to one instance that is picked here.
+
+Stands below Retry, so that each try is placed anew. A service that is not in the directory is searched for, and its
+first calls wait here for the answer.
+"""
+
+from collections.abc import Callable
+from typing import Final, Generic
+
+from bus_mesh.balance.directory import Directory, Member, P, View
+from bus_mesh.balance.pick import Picker
+from bus_mesh.gates.gate import Flight, Refuse, Stage, Wait
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import NoInstances, Ran
+
+FIND_PATIENCE: Final = 2.0
+"""Seconds that a call waits for somebody to say that they serve what it asks for."""
+MOST_RECIPIENTS: Final = 16
+"""Agents that one envelope may be wrapped for; with more, calls go to one instance directly."""
+
+
+class Waiting:
+    """The calls that wait for news of a service; outlives any one path."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, dict[Flight, None]] = {}
+
+    def __repr__(self) -> str:
+        return f"Waiting({ {service: len(flights) for service, flights in self._flights.items()} })"
+
+    def __contains__(self, flight: Flight) -> bool:
+        return flight in self._flights.get(flight.service, ())
+
+    def add(self, flight: Flight) -> None:
+        """Note a call as waiting."""
+        self._flights.setdefault(flight.service, {})[flight] = None
+
+    def remove(self, flight: Flight) -> None:
+        """Forget a call, if it waits."""
+        flights = self._flights.get(flight.service, {})
+        flights.pop(flight, None)
+        if not flights:
+            self._flights.pop(flight.service, None)
+
+    def of(self, service: str) -> list[Flight]:
+        """Return the calls that wait for news of `service`, in the order in which they came."""
+        return list(self._flights.get(service, ()))
+
+
+class Balance(Generic[P]):
+    """Gives a call its target: a `View` (the whole group) or one `Member`."""
+
+    def __init__(
+        self, directory: Directory[P], waiting: Waiting, ask: Callable[[str], None], picker: Picker | None
+    ) -> None:
+        self._directory = directory
+        self._waiting = waiting
+        self._ask = ask
+        self._picker = picker
+        self._elsewhere = picker or Picker.random(directory.draw)
+
+    def __repr__(self) -> str:
+        return f"Balance({self._picker or 'queue'})"
+
+    def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
+        """Place the call, park it until the service is found, or say that nobody serves it."""
+        view = self._directory.view(call.service)
+        if view is not None and view.ready:
+            if call.stage is Stage.WAITING:
+                self._waiting.remove(call)
+            return self._place(call, view, now)
+        if call not in self._waiting:
+            return self._search(call, now)
+        if now < call.until and not self._directory.absent(call.service, now):
+            return Wait(call.until)
+        self._waiting.remove(call)
+        return self._nobody(call)
+
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
+        """Forget a call that ended while it waited; give back an instance's slot otherwise."""
+        if call.target is None:
+            self._waiting.remove(call)
+        elif type(call.target) is Member:
+            call.target.inflight -= 1
+            call.target = None
+        else:
+            call.target = None
+
+    def _place(self, call: Flight, view: View[P], now: float) -> Refuse | None:
+        wanted = call.head.get("instance") if call.head is not None else None
+        if wanted is None and self._picker is None and call.attempt == 1 and view.grouped(now, MOST_RECIPIENTS):
+            call.target = view
+            return None
+        member = self._elsewhere.pick(view.ready, call.avoid) if wanted is None else view.member(wanted)
+        if member is None:
+            text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
+            return Refuse(NoInstances(text, ran=_ran(call)))
+        member.inflight += 1
+        call.target = member
+        return None
+
+    def _search(self, call: Flight, now: float) -> Refuse | Wait:
+        if self._directory.absent(call.service, now):
+            return self._nobody(call)
+        self._ask(call.service)
+        self._waiting.add(call)
+        return Wait(min(now + FIND_PATIENCE, call.deadline))
+
+    def _nobody(self, call: Flight) -> Refuse:
+        hint = "is one running, and is its node on this bus? see `busmesh get services`"
+        return Refuse(NoInstances(f"nobody serves {call.service}: {hint}", ran=_ran(call)))
+
+
+def _ran(call: Flight) -> Ran:
+    """A first try that was never placed did not run; an earlier one may have."""
+    return Ran.NO if call.attempt == 1 else Ran.MAYBE

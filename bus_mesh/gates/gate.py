@@ -1,0 +1,168 @@
+"""What a gate is, what it may say, and the path that gates make.
+
+A gate *holds* a call from the first `enter` that returns None or Wait until its `leave`. Whatever ends the call,
+exactly the gates that hold it get `leave`, the deepest first, once each. A gate that refuses, also after its own Wait, has let
+go by itself and gets none. After `Again` the gate that said it and those above it still hold; those below do not.
+
+What counters, slots and circuits a gate uses live outside the path, so that a path compiled from a newer policy goes on
+where the older one stands.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final, Protocol, TypeAlias
+
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.errors import MeshError
+
+
+class Stage(Enum):
+    """Where a flight stands.
+
+    BEFORE ──begin──▶ (gates) ──▶ SENT ──outcome──▶ (gates, back) ──▶ ENDED
+                         │  ▲                            │
+                         ▼  │ wake, or its time          ▼ Again(pause)
+                       WAITING                         PAUSED ──▶ (gates below)
+    """
+
+    BEFORE = "before"
+    WAITING = "waiting"
+    SENT = "sent"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Flight:
+    """One call on its way through an agent, from `begin` to its one end.
+
+    `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
+    `deadline`, `started` and `until` are monotonic seconds. `held` counts the gates that hold the call now.
+    """
+
+    __slots__ = (
+        "attempt",
+        "avoid",
+        "caller",
+        "deadline",
+        "head",
+        "held",
+        "id",
+        "idempotent",
+        "method",
+        "path",
+        "payload",
+        "permit",
+        "sent",
+        "service",
+        "slot",
+        "source",
+        "stage",
+        "started",
+        "target",
+        "tried_at",
+        "try_id",
+        "until",
+    )
+
+    def __init__(
+        self,
+        path: "Path",
+        source: Any,
+        number: int,
+        service: str,
+        method: str,
+        caller: str,
+        head: dict[str, Any] | None,
+        payload: bytes,
+        now: float,
+        deadline: float,
+    ) -> None:
+        self.path = path
+        self.source = source
+        self.id = number
+        self.service = service
+        self.method = method
+        self.caller = caller
+        self.head = head
+        self.payload = payload
+        self.started = now
+        self.deadline = deadline
+        self.stage = Stage.BEFORE
+        self.held = 0
+        self.attempt = 1
+        self.idempotent = False
+        self.permit: object = None
+        self.target: Any = None
+        self.sent: Any = None
+        self.try_id = 0
+        self.tried_at = now
+        self.until = 0.0
+        self.slot = -1
+        self.avoid: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Flight({self.caller}→{self.service}/{self.method} #{self.id} {self.stage.value} held={self.held})"
+
+
+class Refuse:
+    """The call ends here with this error; whether it ran is the error's word."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, error: MeshError) -> None:
+        self.outcome = Outcome.refusal(error)
+
+
+class Wait:
+    """Park the call: `enter` is called again on a Wake, or at `until`, where it lets go or refuses."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+
+class Again:
+    """Send the call through the gates below once more, after `pause` seconds."""
+
+    __slots__ = ("pause",)
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+
+
+class Wake:
+    """A parked call may go on: its gate's `enter` is called again."""
+
+    __slots__ = ("flight",)
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+
+
+Entering: TypeAlias = Refuse | Wait | None
+Leaving: TypeAlias = Again | Wake | None
+
+
+class Gate(Protocol):
+    """One concern on the way of a call. Pure: no loop, no clock, no I/O; `now` is in monotonic seconds."""
+
+    def enter(self, call: Flight, now: float) -> Entering:
+        """Let the call on (None), refuse it, or park it."""
+
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> Leaving:
+        """See the outcome on its way back (None), have the call tried again, or wake another."""
+
+
+class Path:
+    """Gates in the order in which a call enters them; its outcome leaves them in the reverse order."""
+
+    __slots__ = ("enters", "gates", "leaves")
+
+    def __init__(self, *gates: Gate) -> None:
+        self.gates: Final[Sequence[Gate]] = gates
+        self.enters = tuple(gate.enter for gate in gates)
+        self.leaves = tuple(gate.leave for gate in gates)
+
+    def __repr__(self) -> str:
+        return " > ".join(type(gate).__name__ for gate in self.gates)

@@ -1,0 +1,111 @@
+"""The policy in force: a set of documents under one number, laid out so that each question is one look-up."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from bus_mesh.policy.load import PolicyError
+from bus_mesh.policy.models import Balance, Mesh, Service
+from bus_mesh.policy.problems import Problem
+from bus_mesh.policy.units import CALL_LONGEST
+
+__all__ = ["NO_POLICY", "PolicySet", "ServicePolicy"]
+
+
+class ServicePolicy:
+    """What policy says about the calls to one service. Seconds throughout."""
+
+    __slots__ = ("_idempotent", "_timeouts", "balance", "document", "longest", "name", "timeout_of_service")
+
+    def __init__(self, document: Service, mesh: Mesh) -> None:
+        traffic = document.traffic
+        self.name = document.name
+        self.document = document
+        self.balance = traffic.balance
+        # The nearer word holds: a slow service may raise the cap that the mesh gives to all others.
+        self.longest = traffic.longest_timeout or mesh.traffic.longest_timeout or CALL_LONGEST
+        self.timeout_of_service = traffic.timeout
+        self._timeouts = {name: method.timeout or traffic.timeout for name, method in document.methods.items()}
+        self._idempotent = {name: method.idempotent for name, method in document.methods.items()}
+
+    def timeout(self, method: str) -> float | None:
+        """Return the seconds for a call that says nothing itself; None where policy says nothing either."""
+        return self._timeouts.get(method, self.timeout_of_service)
+
+    def idempotent(self, method: str) -> bool | None:
+        """Tell whether policy calls the method idempotent; None leaves it to the contract."""
+        return self._idempotent.get(method)
+
+    def __repr__(self) -> str:
+        access = self.document.access
+        return f"ServicePolicy({self.name}: {len(access.allow)} allow, {len(access.deny)} deny, {access.mode})"
+
+
+class PolicySet:
+    """Documents by name under a number; 0 for a directory of files, which nobody numbered."""
+
+    __slots__ = ("documents", "mesh", "number", "services")
+
+    def __init__(self, services: Sequence[Service], mesh: Mesh | None, number: int) -> None:
+        self.number = number
+        self.documents: tuple[Service | Mesh, ...] = (*services, *([mesh] if mesh else []))
+        self.mesh = mesh or Mesh()
+        self.services: Mapping[str, ServicePolicy] = MappingProxyType(
+            {service.name: ServicePolicy(service, self.mesh) for service in services}
+        )
+
+    @classmethod
+    def of(cls, documents: Iterable[Service | Mesh], number: int = 0) -> "PolicySet":
+        """Return the set of these documents; raise PolicyError if two have one name, or there are two of kind Mesh."""
+        first: dict[tuple[str, str], Service | Mesh] = {}
+        problems = []
+        for document in documents:
+            # There is one mesh, so two documents about it contradict each other whatever they are called.
+            identity = (document.kind, document.name if isinstance(document, Service) else "")
+            other = first.setdefault(identity, document)
+            if other is not document:
+                problems.append(_twice(other, document))
+        if problems:
+            raise PolicyError(problems)
+        services = [document for document in first.values() if isinstance(document, Service)]
+        mesh = next((document for document in first.values() if isinstance(document, Mesh)), None)
+        return cls(services, mesh, number)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was loaded at all: everything is denied, and the reason is not any rule."""
+        return not self.documents
+
+    def timeout(self, service: str, method: str) -> float | None:
+        """Return the seconds for a call that says nothing itself; None where policy says nothing either."""
+        policy = self.services.get(service)
+        return None if policy is None else policy.timeout(method)
+
+    def longest(self, service: str) -> float:
+        """Return the seconds that no call to the service may exceed."""
+        policy = self.services.get(service)
+        return (self.mesh.traffic.longest_timeout or CALL_LONGEST) if policy is None else policy.longest
+
+    def idempotent(self, service: str, method: str) -> bool | None:
+        """Tell whether policy calls the method idempotent; None leaves it to the contract."""
+        policy = self.services.get(service)
+        return None if policy is None else policy.idempotent(method)
+
+    def balance(self, service: str) -> Balance:
+        """Return how the instance for a call is chosen."""
+        policy = self.services.get(service)
+        return Balance.QUEUE if policy is None else policy.balance
+
+    def __repr__(self) -> str:
+        return f"PolicySet(number {self.number}, {len(self.documents)} documents)"
+
+
+def _twice(first: Service | Mesh, second: Service | Mesh) -> Problem:
+    source, _, line = second.place.rpartition(":")
+    what = f"{second.kind} {second.name}" if isinstance(second, Service) else "the Mesh document"
+    where = first.place or "above"
+    return Problem(source, int(line or 0), "name", f"{what} stands twice, first at {where}", "merge the two")
+
+
+NO_POLICY: Final = PolicySet.of(())
+"""What holds before any policy was loaded: nothing is allowed."""

@@ -1,0 +1,229 @@
+"""The documents people write, exactly as far as this version enforces them.
+
+A key that the documentation describes but nothing enforces yet is refused (`LATER`), so that what is accepted holds.
+
+    kind: Service                          kind: Mesh
+    name: orders                           access: {default: deny}
+    access:                                traffic: {longest_timeout: 1m}
+      allow: [{from: [web], methods: [get, "list*"]}]
+      deny:  [{name: no-batch, from: [batch], methods: ["*"]}]
+      mode:  enforce                       # or audit
+    traffic: {timeout: 2s, longest_timeout: 10s, balance: queue}
+    methods: {create: {timeout: 5s, idempotent: false}}
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from bus_mesh.policy.problems import refuse
+from bus_mesh.policy.units import Timeout, show_seconds
+from bus_mesh.protocol import names
+
+__all__ = [
+    "RESERVED",
+    "Access",
+    "Balance",
+    "Document",
+    "Mesh",
+    "MeshAccess",
+    "MeshTraffic",
+    "Method",
+    "Mode",
+    "Rule",
+    "Service",
+    "Traffic",
+]
+
+RESERVED: Final = "busmesh"
+"""The service that every agent hosts for its own machine; no document can grant or take it."""
+
+_CALLERS: Final = re.compile(r"[a-z][a-z0-9-]{0,62}|(?:[a-z][a-z0-9-]{0,61})?\*", re.ASCII)
+_METHODS: Final = re.compile(r"[a-z][a-z0-9_]{0,62}|(?:[a-z][a-z0-9_]{0,61})?\*", re.ASCII)
+
+
+def _service(text: str) -> str:
+    if text == RESERVED:
+        raise refuse(f"{RESERVED} is reserved", "every agent answers it to the apps of its own machine, by itself")
+    if not names.is_service(text):
+        raise refuse(f"{text[:80]!r} is not a service name", "a lower-case letter, then up to 62 of a-z 0-9 -")
+    return text
+
+
+def _name(text: str) -> str:
+    if not names.is_service(text):
+        raise refuse(f"{text[:80]!r} is not a name", "a lower-case letter, then up to 62 of a-z 0-9 -")
+    return text
+
+
+def _method(text: str) -> str:
+    if not names.is_method(text):
+        raise refuse(f"{text[:80]!r} is not a method name", "a lower-case letter, then up to 62 of a-z 0-9 _")
+    return text
+
+
+def _callers(text: str) -> str:
+    if not _CALLERS.fullmatch(text):
+        raise refuse(f"{text[:80]!r} names no service", 'an exact name, or the start of names and one *: "web*"')
+    return text
+
+
+def _methods(text: str) -> str:
+    if not _METHODS.fullmatch(text):
+        raise refuse(f"{text[:80]!r} names no method", 'an exact name, or the start of names and one *: "get*"')
+    return text
+
+
+def _balance(written: object) -> object:
+    if isinstance(written, dict) and "hash" in written:
+        raise refuse("hash is documented, but not yet enforced by this version", "queue needs no key")
+    return written
+
+
+ServiceName = Annotated[str, AfterValidator(_service)]
+Name = Annotated[str, AfterValidator(_name)]
+MethodName = Annotated[str, AfterValidator(_method)]
+CallerPattern = Annotated[str, AfterValidator(_callers)]
+MethodPattern = Annotated[str, AfterValidator(_methods)]
+
+
+class Document(BaseModel):
+    """A part of what people write: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are documented and that this version does not enforce."""
+
+
+class Mode(StrEnum):
+    """Whether a refusal is carried out, or only reported."""
+
+    ENFORCE = "enforce"
+    AUDIT = "audit"
+
+
+class Balance(StrEnum):
+    """Who chooses the instance of a call: the broker's queue group, or the caller's agent."""
+
+    QUEUE = "queue"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    LEAST_REQUEST = "least_request"
+
+
+class Rule(Document):
+    """Some callers and some methods."""
+
+    name: Name | None = None
+    """What errors, logs and metrics call the rule; else its place, `orders/access.allow[0]`."""
+    callers: tuple[CallerPattern, ...] = Field(alias="from", min_length=1)
+    methods: tuple[MethodPattern, ...] = Field(min_length=1)
+
+
+class Access(Document):
+    """Who may call: deny wins, and what no rule allows is denied."""
+
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
+    mode: Mode = Mode.ENFORCE
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        seen: set[str] = set()
+        for effect, rules in (("allow", self.allow), ("deny", self.deny)):
+            for number, rule in enumerate(rules):
+                if rule.name in seen:
+                    path = (effect, number, "name")
+                    raise refuse(f"two rules are called {rule.name}", "a verdict names its rule", path)
+                seen.update([rule.name] if rule.name else [])
+        return self
+
+
+class Traffic(Document):
+    """How calls to a service travel."""
+
+    LATER = frozenset(("retry", "budget", "breaker", "limit", "rate", "locality", "split", "fault", "mirror"))
+
+    timeout: Timeout | None = None
+    """Seconds for a call that says nothing itself; None leaves it to the contract, and then to 5 s."""
+    longest_timeout: Timeout | None = None
+    """Seconds that no call may exceed; None leaves it to the Mesh document."""
+    balance: Annotated[Balance, BeforeValidator(_balance)] = Balance.QUEUE
+
+
+class Method(Document):
+    """What differs for one method."""
+
+    LATER = frozenset(("retry", "breaker", "limit", "rate", "fault", "mirror", "balance", "envelope", "expose", "tap"))
+
+    timeout: Timeout | None = None
+    """Seconds; instead of the service's."""
+    idempotent: bool | None = None
+    """Whether running it twice is as good as once; None leaves it to the contract."""
+
+
+class Kind(Document):
+    """A whole document: `kind` and `name` together are its identity."""
+
+    kind: str
+    name: str
+    _place: str = PrivateAttr(default="")
+
+    @property
+    def place(self) -> str:
+        """Where it was read, `file:line`; empty if it was not read from a file."""
+        return self._place
+
+
+class Service(Kind):
+    """Who may call one service, and how its calls travel."""
+
+    LATER = frozenset(("envelope", "health", "expose", "tap", "events"))
+
+    kind: Literal["Service"] = "Service"
+    name: ServiceName
+    access: Access = Access()
+    traffic: Traffic = Traffic()
+    methods: Mapping[MethodName, Method] = {}
+
+    @model_validator(mode="after")
+    def _timeouts_fit(self) -> Self:
+        longest = self.traffic.longest_timeout
+        if longest is None:
+            return self
+        told: dict[tuple[str, ...], float | None] = {("traffic", "timeout"): self.traffic.timeout}
+        told |= {("methods", name, "timeout"): method.timeout for name, method in self.methods.items()}
+        for path, timeout in told.items():
+            if timeout is not None and timeout > longest:
+                limit = show_seconds(longest)
+                raise refuse(f"{show_seconds(timeout)} is over this service's longest_timeout, {limit}", "", path)
+        return self
+
+
+class MeshAccess(Document):
+    """What holds where no rule speaks: nothing is allowed."""
+
+    default: Literal["deny"] = "deny"
+
+
+class MeshTraffic(Document):
+    """What holds for the calls to every service that says nothing itself."""
+
+    LATER = Traffic.LATER | {"timeout", "balance"}
+
+    longest_timeout: Timeout | None = None
+    """Seconds that no call may exceed; None: 10 minutes."""
+
+
+class Mesh(Kind):
+    """What holds in the whole mesh."""
+
+    LATER = frozenset(("envelope", "certificates", "health", "tap", "events", "on_expired"))
+
+    kind: Literal["Mesh"] = "Mesh"
+    name: Name = "mesh"
+    access: MeshAccess = MeshAccess()
+    traffic: MeshTraffic = MeshTraffic()

@@ -1,0 +1,354 @@
+"""What is said, on the socket and inside envelopes: a frame is a MessagePack array `[kind, id, …]`.
+
+A frame is a tuple, so its shape on the wire is its shape here. The payload is opaque, last, and never decoded by an
+agent. Everything before it is small: a frame whose fields other than the payload exceed `HEAD_LIMIT` is refused before
+any of it becomes a Python object, so a nest of a million empty lists costs nothing.
+
+| kind | | fields after kind |
+|---|---|---|
+| 1 | CALL | id, service, method, ttl_ms, caller, head, payload |
+| 2 | REPLY | id, head, payload |
+| 3 | FAIL | id, code, reason, message, details, head |
+| 4 | CANCEL | id |
+| 5 | REFUSED | counter, hash, reason |
+| 6–8 | ITEM, END, CREDIT | reserved for streams |
+| 16 | HELLO | version, app, sdk, token |
+| 17 | WELCOME | version, node, limits, largest_payload, home |
+| 18 | SERVE | id, service, version, labels, methods |
+| 19 | SERVED | id, instance |
+| 20 | WITHDRAW | id, instance |
+| 21–22 | EVENT, SUBSCRIBE | reserved |
+| 23, 24 | PING, PONG | id |
+| 25 | DRAIN | |
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+HEAD_LIMIT: Final = 32 * 1024
+"""Bytes that the fields of a frame may take, the payload not counted."""
+FRAME_LIMIT: Final = 8 * 1024 * 1024
+"""Bytes that one frame may take on the socket."""
+MAX_TTL_MS: Final = 600_000
+"""The longest time that a call may be given: ten minutes."""
+LENGTH: Final = struct.Struct(">I")
+
+Head: TypeAlias = dict[str, Any]
+
+
+class FrameError(ValueError):
+    """Bytes that are not a frame, with what is wrong about them."""
+
+
+class Kind(IntEnum):
+    """The first field of a frame. Numbers are for ever; 6–8, 21 and 22 are taken and not in use."""
+
+    CALL = 1
+    REPLY = 2
+    FAIL = 3
+    CANCEL = 4
+    REFUSED = 5
+    ITEM = 6
+    END = 7
+    CREDIT = 8
+    HELLO = 16
+    WELCOME = 17
+    SERVE = 18
+    SERVED = 19
+    WITHDRAW = 20
+    EVENT = 21
+    SUBSCRIBE = 22
+    PING = 23
+    PONG = 24
+    DRAIN = 25
+
+
+class Call(NamedTuple):
+    """Run a method. `caller` is stamped by the agent; what an app writes there is not read.
+
+    `head`, where present: metadata {text: text}, traceparent, idempotent, idempotency_key, key, attempt, instance;
+    on the socket also `expires_us`, the deadline on the machine's monotonic clock, which both ends share.
+    """
+
+    kind: int
+    id: int
+    service: str
+    method: str
+    ttl_ms: int
+    caller: str
+    head: Head | None
+    payload: bytes
+
+
+class Reply(NamedTuple):
+    """The result of a call. `head`, where present: instance, load (calls in flight there)."""
+
+    kind: int
+    id: int
+    head: Head | None
+    payload: bytes
+
+
+class Fail(NamedTuple):
+    """Why a call has no result. `head`: ran, retry_after_ms, metadata, instance."""
+
+    kind: int
+    id: int
+    code: int
+    reason: str
+    message: str
+    details: Any
+    head: Head | None
+
+
+class Cancel(NamedTuple):
+    """The caller no longer wants the answer to `id`."""
+
+    kind: int
+    id: int
+
+
+class Refused(NamedTuple):
+    """A whole envelope was not run by who received it: its counter and SHA-256 as received."""
+
+    kind: int
+    counter: int
+    hash: bytes
+    reason: str
+
+
+class Hello(NamedTuple):
+    """First frame of an app: what it speaks, and the app that it wants to speak as."""
+
+    kind: int
+    version: int
+    app: str
+    sdk: str
+    token: str | None
+
+
+class Welcome(NamedTuple):
+    """The agent's answer to HELLO. `home` is named to the agent's own user only."""
+
+    kind: int
+    version: int
+    node: str
+    limits: Head
+    largest_payload: int
+    home: str | None
+
+
+class Method(NamedTuple):
+    """A method as an instance offers it. `timeout_ms` is 0 when the contract names none."""
+
+    name: str
+    idempotent: bool
+    timeout_ms: int
+    schema: str
+
+
+class Serve(NamedTuple):
+    """Offer a service from this session; answered by SERVED or FAIL."""
+
+    kind: int
+    id: int
+    service: str
+    version: str
+    labels: dict[str, str]
+    methods: tuple[Method, ...]
+
+
+class Served(NamedTuple):
+    """The instance that the agent made of a SERVE."""
+
+    kind: int
+    id: int
+    instance: str
+
+
+class Withdraw(NamedTuple):
+    """Stop serving an instance; the agent says the same back once nothing more will come to it."""
+
+    kind: int
+    id: int
+    instance: str
+
+
+class Ping(NamedTuple):
+    """Are you there? (kind 23) Yes. (kind 24)"""
+
+    kind: int
+    id: int
+
+
+class Drain(NamedTuple):
+    """The agent is leaving: it takes no new call and closes once it has answered what it has."""
+
+    kind: int
+
+
+Frame: TypeAlias = Call | Reply | Fail | Cancel | Refused | Hello | Welcome | Serve | Served | Withdraw | Ping | Drain
+
+_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(autoreset=True).pack
+_unpack: Final[Callable[..., Any]] = msgpack.unpackb
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the bytes of a frame."""
+    return _pack(frame)
+
+
+def encode_long(frames: Iterable[bytes]) -> bytes:
+    """Return encoded frames as they stand on the socket and inside an envelope: u32 length before each."""
+    size = LENGTH.pack
+    return b"".join([part for frame in frames for part in (size(len(frame)), frame)])
+
+
+def split(data: bytes, most: int) -> list[bytes]:
+    """Return the encoded frames of a whole envelope body; raise FrameError when it is cut, empty or over `most`."""
+    found, at, end = [], 0, len(data)
+    while at < end:
+        if end - at < 4:
+            raise FrameError("cut inside a length")
+        (size,) = LENGTH.unpack_from(data, at)
+        at += 4
+        if size > end - at:
+            raise FrameError(f"a frame of {size} bytes is cut after {end - at}")
+        found.append(data[at : at + size])
+        at += size
+    if not 0 < len(found) <= most:
+        raise FrameError(f"{len(found)} frames where 1 to {most} are allowed")
+    return found
+
+
+def decode(data: bytes) -> Frame:
+    """Return the frame that `data` is; raise FrameError saying what is wrong with it."""
+    if len(data) > HEAD_LIMIT:
+        _measure_head(data)
+    try:
+        fields = _unpack(data, use_list=False, strict_map_key=True, max_ext_len=0)
+    except Exception as error:  # msgpack raises a dozen unrelated classes, RecursionError-like StackError included
+        raise FrameError(f"not MessagePack: {type(error).__name__}") from None
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise FrameError("not an array that starts with a kind")
+    reader = _READERS.get(fields[0])
+    if reader is None:
+        raise FrameError(f"unknown or reserved kind {fields[0]}")
+    frame = reader(fields)
+    if frame is None:
+        raise FrameError(f"wrong fields for {Kind(fields[0]).name}")
+    return frame
+
+
+def _measure_head(data: bytes) -> None:
+    """Refuse a large frame unless what is large is a byte string at its end, without building any of it."""
+    reader = msgpack.Unpacker(max_buffer_size=len(data), max_bin_len=len(data))
+    reader.feed(data)
+    try:
+        for _ in range(reader.read_array_header() - 1):
+            reader.skip()
+    except Exception as error:
+        raise FrameError(f"not MessagePack: {type(error).__name__}") from None
+    at = reader.tell()
+    if at > HEAD_LIMIT or data[at : at + 1] not in (b"\xc4", b"\xc5", b"\xc6"):
+        raise FrameError(f"over {HEAD_LIMIT} bytes before the payload")
+
+
+def _is_head(value: object) -> bool:
+    return value is None or (type(value) is dict and all(type(key) is str for key in value))
+
+
+def _is_u64(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 64
+
+
+def _call(f: tuple[Any, ...]) -> Call | None:
+    if len(f) != 8:
+        return None
+    _, number, service, method, ttl, caller, head, payload = f
+    if type(service) is not str or type(method) is not str or type(caller) is not str or type(payload) is not bytes:
+        return None
+    fits = type(ttl) is int and 0 <= ttl <= MAX_TTL_MS and (head is None or type(head) is dict)
+    return Call._make(f) if fits and _is_u64(number) else None
+
+
+def _reply(f: tuple[Any, ...]) -> Reply | None:
+    if len(f) == 4 and _is_u64(f[1]) and type(f[3]) is bytes and (f[2] is None or _is_head(f[2])):
+        return Reply._make(f)
+    return None
+
+
+def _fail(f: tuple[Any, ...]) -> Fail | None:
+    if len(f) == 7 and _is_u64(f[1]) and _is_u64(f[2]) and type(f[3]) is str and type(f[4]) is str and _is_head(f[6]):
+        return Fail._make(f)
+    return None
+
+
+def _cancel(f: tuple[Any, ...]) -> Cancel | None:
+    return Cancel._make(f) if len(f) == 2 and _is_u64(f[1]) else None
+
+
+def _refused(f: tuple[Any, ...]) -> Refused | None:
+    if len(f) == 4 and _is_u64(f[1]) and type(f[2]) is bytes and len(f[2]) == 32 and type(f[3]) is str:
+        return Refused._make(f)
+    return None
+
+
+def _hello(f: tuple[Any, ...]) -> Hello | None:
+    if len(f) == 5 and _is_u64(f[1]) and type(f[2]) is str and type(f[3]) is str and type(f[4]) in (str, type(None)):
+        return Hello._make(f)
+    return None
+
+
+def _welcome(f: tuple[Any, ...]) -> Welcome | None:
+    if len(f) == 6 and _is_u64(f[1]) and type(f[2]) is str and type(f[3]) is dict and _is_u64(f[4]):
+        return Welcome._make(f) if type(f[5]) in (str, type(None)) else None
+    return None
+
+
+def _serve(f: tuple[Any, ...]) -> Serve | None:
+    if len(f) != 6 or not _is_u64(f[1]) or type(f[2]) is not str or type(f[3]) is not str or type(f[5]) is not tuple:
+        return None
+    if type(f[4]) is not dict or not all(type(k) is str and type(v) is str for k, v in f[4].items()):
+        return None
+    shape = (str, bool, int, str)
+    if not all(type(m) is tuple and tuple(map(type, m)) == shape and 0 <= m[2] <= MAX_TTL_MS for m in f[5]):
+        return None
+    return Serve(*f[:5], tuple(Method._make(m) for m in f[5]))
+
+
+def _served(f: tuple[Any, ...]) -> Served | None:
+    return Served._make(f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
+
+
+def _withdraw(f: tuple[Any, ...]) -> Withdraw | None:
+    return Withdraw._make(f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
+
+
+def _ping(f: tuple[Any, ...]) -> Ping | None:
+    return Ping._make(f) if len(f) == 2 and _is_u64(f[1]) else None
+
+
+def _drain(f: tuple[Any, ...]) -> Drain | None:
+    return Drain._make(f) if len(f) == 1 else None
+
+
+_READERS: Final[dict[int, Callable[[tuple[Any, ...]], Frame | None]]] = {
+    1: _call,
+    2: _reply,
+    3: _fail,
+    4: _cancel,
+    5: _refused,
+    16: _hello,
+    17: _welcome,
+    18: _serve,
+    19: _served,
+    20: _withdraw,
+    23: _ping,
+    24: _ping,
+    25: _drain,
+}

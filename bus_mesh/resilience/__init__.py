@@ -1,0 +1,1 @@
+"""The arithmetic behind gates, one decision per file. Pure."""
