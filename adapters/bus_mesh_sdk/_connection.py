@@ -12,8 +12,8 @@ from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, P
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, LENGTH, Fail, Frame, Hello, Kind, Welcome, encode
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
 
-HIGH_WATER: Final = 1024 * 1024
-"""Unsent bytes at which calls begin to wait for the agent to read."""
+AT_ONCE: Final = 32
+"""Frames that go out without waiting for the end of the loop turn: meanwhile the agent works on them."""
 UNSENT_LIMIT: Final = 64 * 1024 * 1024
 """Unsent bytes at which the agent is taken for dead."""
 WELCOME_SECONDS: Final = 5.0
@@ -81,6 +81,8 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._out.append(LENGTH.pack(len(data)))
         self._out.append(data)
+        if len(self._out) >= 2 * AT_ONCE:
+            self._flush()
         if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
             self.abort("the agent has stopped reading")
 
@@ -101,7 +103,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say HELLO."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of its subclasses
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        # A write goes to the system at once, and calls wait as soon as that takes no more: the agent is behind.
+        self._transport.set_write_buffer_limits(high=0)
         self.send(self._hello)
 
     def data_received(self, data: bytes) -> None:

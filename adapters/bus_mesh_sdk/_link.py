@@ -88,7 +88,8 @@ class Link:
         """
         flight = self._flight(service, method, payload, timeout, explicit, idempotent)
         parent = answering.get()
-        self.flights.depart(flight, None if parent is None else parent.way)
+        came_by = None if parent is None else parent.way
+        self.flights.depart(flight, came_by if came_by in self._connections else None)
         self._arm()
         try:
             return await flight.future

@@ -7,7 +7,7 @@ reach the outbox or a session, `done` gives the answer to who asked. A call is i
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from bus_mesh.agent.wheel import Wheel
 from bus_mesh.gates.gate import Again, Flight, Refuse, Stage, Wait, Wake
@@ -15,6 +15,11 @@ from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import DeadlineExceeded, Ran
 
 _EARLY: Final = 1e-9
+# An enum member costs 0.1 µs to look up by its class.
+_WAITING: Final = Stage.WAITING
+_PAUSED: Final = Stage.PAUSED
+_SENT: Final = Stage.SENT
+_ENDED: Final = Stage.ENDED
 
 
 class Driver:
@@ -47,17 +52,17 @@ class Driver:
 
     def answer(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """Take in how the present try ended; nothing happens unless the flight is SENT."""
-        if flight.stage is Stage.SENT:
+        if flight.stage is _SENT:
             self._go(flight, flight.held, outcome, now)
             if self._woken:
                 self._settle(now)
 
     def end(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """End a flight for good, wherever it stands: cancelled, out of time, or its app is gone."""
-        if flight.stage is Stage.ENDED:
+        if flight.stage is _ENDED:
             return
         outcome.final = True
-        if flight.stage is Stage.SENT:
+        if flight.stage is _SENT:
             self._abandon(flight)
         self._go(flight, flight.held, outcome, now)
         self._settle(now)
@@ -69,23 +74,23 @@ class Driver:
 
     def due(self, flight: Flight, now: float) -> None:
         """Act on a flight that the wheel has given back: its time is over, or its wait or pause is."""
-        if flight.stage is Stage.ENDED:
+        if flight.stage is _ENDED:
             return
         if now >= flight.deadline - _EARLY:
-            ran = Ran.MAYBE if flight.stage is Stage.SENT or flight.attempt > 1 else Ran.NO
+            ran = Ran.MAYBE if flight.stage is _SENT or flight.attempt > 1 else Ran.NO
             self.end(flight, Outcome.refusal(_too_late(flight, now, ran)), now)
             return
-        if flight.stage in (Stage.WAITING, Stage.PAUSED) and now >= flight.until - _EARLY:
+        if flight.stage in (_WAITING, _PAUSED) and now >= flight.until - _EARLY:
             self._wheel.add(flight, flight.deadline)
-            self._go(flight, flight.held - (flight.stage is Stage.WAITING), None, now)
+            self._go(flight, flight.held - (flight.stage is _WAITING), None, now)
             self._settle(now)
             return
-        self._wheel.add(flight, flight.deadline if flight.stage is Stage.SENT else min(flight.until, flight.deadline))
+        self._wheel.add(flight, flight.deadline if flight.stage is _SENT else min(flight.until, flight.deadline))
 
     def _settle(self, now: float) -> None:
         while self._woken:
             flight = self._woken.popleft()
-            if flight.stage is not Stage.WAITING:
+            if flight.stage is not _WAITING:
                 continue
             if now >= flight.deadline:
                 self.due(flight, now)
@@ -94,51 +99,43 @@ class Driver:
 
     def _go(self, flight: Flight, at: int, outcome: Outcome | None, now: float) -> None:
         """Take a flight down from gate `at` while it has no outcome, and up from below gate `at` while it has one."""
+        path = flight.path
         while True:
             if outcome is None:
-                at, outcome = self._down(flight, at, now)
-                if outcome is None:
-                    return
+                for place, enter in path.enters:
+                    if place >= at and (said := enter(flight, now)) is not None:
+                        if type(said) is Wait:
+                            self._park(flight, place + 1, _WAITING, said.until)
+                            return
+                        at, outcome = place, cast(Refuse, said).outcome
+                        break
+                else:
+                    flight.held = at = path.length
+                    flight.stage = _SENT
+                    outcome = self._send(flight, now)
+                    if outcome is None:
+                        return
             at = self._up(flight, at, outcome, now)
             if at < 0:
                 return
             outcome = None
 
-    def _down(self, flight: Flight, at: int, now: float) -> tuple[int, Outcome | None]:
-        """Return the number of gates that hold and the outcome, None when the call is under way or parked."""
-        enters = flight.path.enters
-        while at < len(enters):
-            said = enters[at](flight, now)
-            if said is not None:
-                if type(said) is Refuse:
-                    return at, said.outcome
-                assert type(said) is Wait
-                self._park(flight, at + 1, Stage.WAITING, said.until)
-                return at, None
-            at += 1
-        flight.held = at
-        flight.stage = Stage.SENT
-        return at, self._send(flight, now)
-
     def _up(self, flight: Flight, at: int, outcome: Outcome, now: float) -> int:
         """Return the gate to go down from again, or -1 when the call has ended or pauses."""
-        leaves = flight.path.leaves
-        while at:
-            at -= 1
-            said = leaves[at](flight, outcome, now)
-            if said is None:
+        for place, leave in flight.path.leaves:
+            if place >= at or (said := leave(flight, outcome, now)) is None:
                 continue
             if type(said) is Wake:
                 self._woken.append(said.flight)
             elif not outcome.final and now < flight.deadline:
-                assert type(said) is Again
                 flight.attempt += 1
-                if said.pause <= 0.0:
-                    return at + 1
-                self._park(flight, at + 1, Stage.PAUSED, now + said.pause)
+                pause = cast(Again, said).pause
+                if pause <= 0.0:
+                    return place + 1
+                self._park(flight, place + 1, _PAUSED, now + pause)
                 return -1
         flight.held = 0
-        flight.stage = Stage.ENDED
+        flight.stage = _ENDED
         self._wheel.remove(flight)
         self._done(flight, outcome, now)
         return -1

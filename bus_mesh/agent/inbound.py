@@ -29,11 +29,12 @@ from bus_mesh.protocol.errors import (
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Method, Reply, encode
 
+_SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
-_HANDED: Final[tuple[str, ...]] = ("metadata", "traceparent", "idempotency_key", "content_type", "attempt")
+_HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
 _KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
 
 
@@ -114,7 +115,7 @@ class Inbound:
         path = self._paths.get((frame.service, frame.method)) or self._path(frame.service, frame.method)
         deadline = now + frame.ttl_ms / 1000 - opened.late_us / 1e6
         head = frame.head
-        handed = {k: head[k] for k in _HANDED if k in head} if head is not None else None
+        handed = {k: head[k] for k in head if k in _HANDED} if head is not None else None
         flight = Flight(
             path, peer, frame.id, frame.service, frame.method, frame.caller, handed, frame.payload, now, deadline
         )
@@ -141,8 +142,8 @@ class Inbound:
         if flight is None:
             return
         instance: Instance = flight.target
-        size, room = len(frame.payload) + 256, self._outbox.room()
-        if size > room:
+        size = len(frame.payload) + 256
+        if size > _SMALL and size > (room := self._outbox.room()):
             text = f"the result of {flight.service}/{flight.method} has {size} bytes, over this bus's limit of {room}"
             outcome = Outcome.refusal(PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.YES))
         else:

@@ -29,9 +29,11 @@ from bus_mesh.protocol.errors import (
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Refused, Reply, encode
 
-_CARRIED: Final[tuple[str, ...]] = ("metadata", "traceparent", "idempotency_key", "content_type", "instance")
+_CARRIED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "instance"))
 """What of an app's head travels; the rest is between app and agent."""
 _MOST_ROUTES: Final = 4096
+_SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
+_SENT: Final = Stage.SENT
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _CANCEL: Final = int(Kind.CANCEL)
@@ -102,7 +104,7 @@ class Outbound:
         carried: Head | None = None
         if head is not None:
             deadline = _earlier(deadline, head, route, now)
-            carried = {key: head[key] for key in _CARRIED if key in head} or None
+            carried = {key: head[key] for key in head if key in _CARRIED} or None
         flight = Flight(
             route.path,
             session,
@@ -196,7 +198,7 @@ class Outbound:
         self._tries = number = self._tries + 1
         ttl_ms = max(1, int((flight.deadline - now) * 1000))
         frame = encode(Call(_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
-        if len(frame) > self._outbox.room():
+        if len(frame) > _SMALL and len(frame) > self._outbox.room():
             return Outcome.refusal(_too_large(flight, len(frame), self._outbox.room()))
         if not flight.idempotent:
             flight.idempotent = self._announced_idempotent(flight)
@@ -258,7 +260,7 @@ class Outbound:
         return flight
 
     def _unanswered(self, sent: Sent) -> list[Flight]:
-        return [flight for flight in sent.flights if flight.sent is sent and flight.stage is Stage.SENT]
+        return [flight for flight in sent.flights if flight.sent is sent and flight.stage is _SENT]
 
     def _over(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """End the present try without an answer."""

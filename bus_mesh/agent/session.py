@@ -30,6 +30,12 @@ from bus_mesh.protocol.frames import (
 )
 from bus_mesh.protocol.session import FIRST_FRAME_SECONDS, PROTOCOL_VERSION, ProtocolError, Session, Side
 
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+_FAIL: Final = int(Kind.FAIL)
+_CANCEL: Final = int(Kind.CANCEL)
+AT_ONCE: Final = 32
+"""Frames that go out without waiting for the end of the turn: meanwhile the app works on them."""
 UNREAD_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of answers that an app may leave unread before its connection is closed."""
 MOST_INSTANCES: Final = 64
@@ -105,6 +111,7 @@ class LocalSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who is at the other end, and give it five seconds to say HELLO."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of its subclasses
+        self._transport.set_write_buffer_limits(high=0)  # a write goes to the system at once
         self.peer = self._identify(transport)
         if not self._host.admitted(self):
             self.refuse(ResourceExhausted("this user has too many connections to the agent", ran=Ran.NO))
@@ -142,6 +149,8 @@ class LocalSession(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(encode(frame))
+        if len(self._out) >= AT_ONCE:
+            self._flush()
 
     def next_number(self) -> int:
         """Return a number for a call on this socket, never used before."""
@@ -175,13 +184,13 @@ class LocalSession(asyncio.Protocol):
 
     def _take(self, frame: Frame, now: float) -> None:
         kind = frame[0]
-        if kind == Kind.CALL:
+        if kind == _CALL:
             self._call(frame, now)  # type: ignore[arg-type]
-        elif kind == Kind.REPLY:
+        elif kind == _REPLY:
             self._host.inbound.reply(self, frame, now)  # type: ignore[arg-type]
-        elif kind == Kind.FAIL:
+        elif kind == _FAIL:
             self._host.inbound.fail(self, frame, now)  # type: ignore[arg-type]
-        elif kind == Kind.CANCEL:
+        elif kind == _CANCEL:
             self._host.outbound.cancel(self, frame.id, now)  # type: ignore[union-attr]
         else:
             self._seldom(frame)
@@ -241,7 +250,7 @@ class LocalSession(asyncio.Protocol):
     def _flush(self) -> None:
         out, self._out = self._out, []
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if not out or transport is None or transport.is_closing():
             return
         transport.write(encode_long(out))
         if transport.get_write_buffer_size() > UNREAD_LIMIT:

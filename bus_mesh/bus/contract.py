@@ -117,6 +117,9 @@ class Bus(Protocol):
         Raises ValueError for a subject that is empty or holds a blank.
         """
 
+    def flush(self) -> None:
+        """Hand what was published to the system now; otherwise that is done at the end of the loop's turn."""
+
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected.
 

@@ -227,6 +227,9 @@ class MemoryBus(Stated):
         self.broker._take(self, Message(subject, reply, data))
         return True
 
+    def flush(self) -> None:
+        """Nothing to do: the broker has each message already."""
+
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> MemorySubscription:
         """Have messages handled, from now on."""
         subscription = MemorySubscription(self, subject, handler, queue)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from nats.aio.client import Client
@@ -23,6 +24,7 @@ from bus_mesh.bus import backoff
 from bus_mesh.bus.access import Access
 from bus_mesh.bus.contract import BACKLOG_LIMIT, NO_RESPONDERS, SUBJECT_LIMIT, BusState, Handler, Stated
 from bus_mesh.bus.pattern import check_pattern, check_subject
+from bus_mesh.bus.wire import Wire, is_subject
 from nats import errors
 
 __all__ = ["NatsBus"]
@@ -50,6 +52,7 @@ class _Connection(Client):
         super().__init__()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sinks: dict[int, _Sink] = {}
+        self.wire: Wire | None = None
         self._asking: set[asyncio.Task[Any]] = set()
         self._look()
 
@@ -124,6 +127,33 @@ class _Connection(Client):
         self._abort()
         with contextlib.suppress(TimeoutError, OSError, errors.Error):
             await asyncio.wait_for(super().close(), _CLOSE_SECONDS)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes taken and not yet handed to the system."""
+        return self.pending_data_size + (self.wire.backlog if self.wire is not None else 0)
+
+    def find_wire(self) -> None:
+        """Write publishes straight to the socket from now on, if nats-py keeps it where it is known to."""
+        transport = getattr(getattr(getattr(self, "_transport", None), "_io_writer", None), "transport", None)
+        if transport is not None:
+            self.wire = Wire(transport, asyncio.get_running_loop())
+
+    def send(self, subject: str, data: bytes, reply: str) -> bool:
+        """Publish without waiting; False when it was not taken."""
+        if self.wire is not None:
+            self.wire.publish(subject, data, reply)
+            return True
+        # Driven by hand, a task saved: `publish` only suspends when its buffer is full, which is far over our limit.
+        publishing = self.publish(subject, data, reply)
+        try:
+            publishing.send(None)
+        except StopIteration:
+            return True
+        except errors.Error:
+            return False
+        publishing.close()
+        return True
 
     def _abort(self) -> None:
         # Private, for want of a public way: `close` waits for a broker that has stopped reading, and returns at once,
@@ -252,30 +282,26 @@ class NatsBus(Stated):
     @property
     def backlog(self) -> int:
         """Bytes taken by `publish` and not yet handed to the loop's transport."""
-        return 0 if self._connection is None else self._connection.pending_data_size
+        return 0 if self._connection is None else self._connection.backlog
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> bool:
         """Send a message, or return False and send nothing: not connected, clogged, or too large."""
         connection = self._connection
-        if connection is None or connection.pending_data_size > BACKLOG_LIMIT:
+        if connection is None or connection.backlog > BACKLOG_LIMIT:
             return False
         if not connection.is_connected:
             connection.lose()  # the supervisor need not wait until it looks
             return False
         if len(data) > self.max_payload or len(subject) + len(reply) > SUBJECT_LIMIT:
             return False
-        # Driven by hand, a task saved: `publish` only suspends when its buffer is full, which is far over our limit.
-        publishing = connection.publish(subject, data, reply)
-        try:
-            publishing.send(None)
-        except StopIteration:
-            return True
-        except errors.BadSubjectError:
-            raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank") from None
-        except errors.Error:
-            return False
-        publishing.close()
-        return True
+        if not is_subject(subject) or (reply and not is_subject(reply)):
+            raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank")
+        return connection.send(subject, data, reply)
+
+    def flush(self) -> None:
+        """Hand what was published to the system now."""
+        if self._connection is not None and self._connection.wire is not None:
+            self._connection.wire.flush()
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> _Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected."""
@@ -324,6 +350,7 @@ class NatsBus(Stated):
         connection, lived = _Connection(), False
         try:
             await self._dial(connection)
+            connection.find_wire()
             await self._make_all(connection)
             self.max_payload = connection.max_payload
             self._connection, lived = connection, True
@@ -342,7 +369,7 @@ class NatsBus(Stated):
         await connection.connect(
             self._servers,
             name=self._name,
-            error_cb=self._hear,
+            error_cb=partial(self._hear, connection),
             closed_cb=_told(connection.lose),
             allow_reconnect=False,
             max_reconnect_attempts=1,  # two attempts for each server, without a pause between them
@@ -365,8 +392,10 @@ class NatsBus(Stated):
             self.rtt = await connection.round_trip(self._ping)
             await asyncio.wait((connection.lost,), timeout=self._ping)
 
-    async def _hear(self, error: Exception) -> None:
-        """What nats-py reports by the way."""
+    async def _hear(self, connection: _Connection, error: Exception) -> None:
+        """What nats-py reports by the way; of a connection that is given up nothing is news."""
+        if connection.lost.done():
+            return
         if isinstance(error, errors.SlowConsumerError):
             self.slow_consumers += 1
             return

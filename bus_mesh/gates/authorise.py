@@ -5,9 +5,8 @@ Stands at the caller's agent, so that a denied name causes no search on the bus,
 
 from collections.abc import Callable
 
-from bus_mesh.gates.gate import Flight, Refuse
+from bus_mesh.gates.gate import Flight, Gate, Refuse
 from bus_mesh.policy.access import NO_POLICY_LOADED, Access, Verdict
-from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import FailedPrecondition, PermissionDenied, Ran
 
 
@@ -15,7 +14,7 @@ class NoPolicy(FailedPrecondition, reason="NO_POLICY"):
     """This agent has no policy yet, so it lets nothing through."""
 
 
-class Authorise:
+class Authorise(Gate):
     """Refuses what policy does not allow. `denied(rule, audited)` counts what was, or in audit would be, refused."""
 
     def __init__(self, access: Access, denied: Callable[[str, bool], None], side: str) -> None:
@@ -33,9 +32,6 @@ class Authorise:
             return None
         self._denied(verdict.rule, False)
         return Refuse(self._refusal(call, verdict))
-
-    def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
-        """Hold nothing."""
 
     def _refusal(self, call: Flight, verdict: Verdict) -> NoPolicy | PermissionDenied:
         if verdict is NO_POLICY_LOADED:

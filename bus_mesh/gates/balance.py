@@ -9,10 +9,11 @@ from typing import Final, Generic
 
 from bus_mesh.balance.directory import Directory, Member, P, View
 from bus_mesh.balance.pick import Picker
-from bus_mesh.gates.gate import Flight, Refuse, Stage, Wait
+from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import NoInstances, Ran
 
+_WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 FIND_PATIENCE: Final = 2.0
 """Seconds that a call waits for somebody to say that they serve what it asks for."""
 MOST_RECIPIENTS: Final = 16
@@ -47,7 +48,7 @@ class Waiting:
         return list(self._flights.get(service, ()))
 
 
-class Balance(Generic[P]):
+class Balance(Gate, Generic[P]):
     """Gives a call its target: a `View` (the whole group) or one `Member`."""
 
     def __init__(
@@ -66,7 +67,7 @@ class Balance(Generic[P]):
         """Place the call, park it until the service is found, or say that nobody serves it."""
         view = self._directory.view(call.service)
         if view is not None and view.ready:
-            if call.stage is Stage.WAITING:
+            if call.stage is _WAITING:
                 self._waiting.remove(call)
             return self._place(call, view, now)
         if call not in self._waiting:

@@ -10,7 +10,7 @@ where the older one stands.
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import MeshError
@@ -36,33 +36,23 @@ class Flight:
     """One call on its way through an agent, from `begin` to its one end.
 
     `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
-    `deadline`, `started` and `until` are monotonic seconds. `held` counts the gates that hold the call now.
+    `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
+    `attempt` its tries, and `avoid` names instances that were tried in vain.
     """
 
-    __slots__ = (
-        "attempt",
-        "avoid",
-        "caller",
-        "deadline",
-        "head",
-        "held",
-        "id",
-        "idempotent",
-        "method",
-        "path",
-        "payload",
-        "permit",
-        "sent",
-        "service",
-        "slot",
-        "source",
-        "stage",
-        "started",
-        "target",
-        "tried_at",
-        "try_id",
-        "until",
-    )
+    # What most calls never set has its first value here: a call is made in half the time.
+    stage = Stage.BEFORE
+    held = 0
+    attempt = 1
+    idempotent = False
+    permit: object = None
+    target: Any = None
+    sent: Any = None
+    try_id = 0
+    tried_at = 0.0
+    until = 0.0
+    slot = -1
+    avoid: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -87,18 +77,6 @@ class Flight:
         self.payload = payload
         self.started = now
         self.deadline = deadline
-        self.stage = Stage.BEFORE
-        self.held = 0
-        self.attempt = 1
-        self.idempotent = False
-        self.permit: object = None
-        self.target: Any = None
-        self.sent: Any = None
-        self.try_id = 0
-        self.tried_at = now
-        self.until = 0.0
-        self.slot = -1
-        self.avoid: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Flight({self.caller}→{self.service}/{self.method} #{self.id} {self.stage.value} held={self.held})"
@@ -144,25 +122,37 @@ Entering: TypeAlias = Refuse | Wait | None
 Leaving: TypeAlias = Again | Wake | None
 
 
-class Gate(Protocol):
-    """One concern on the way of a call. Pure: no loop, no clock, no I/O; `now` is in monotonic seconds."""
+class Gate:
+    """One concern on the way of a call. Pure: no loop, no clock, no I/O; `now` is in monotonic seconds.
+
+    A gate overrides what it has to say; what it does not override costs a call nothing.
+    """
 
     def enter(self, call: Flight, now: float) -> Entering:
         """Let the call on (None), refuse it, or park it."""
+        return None
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Leaving:
         """See the outcome on its way back (None), have the call tried again, or wake another."""
+        return None
 
 
 class Path:
-    """Gates in the order in which a call enters them; its outcome leaves them in the reverse order."""
+    """Gates in the order in which a call enters them; its outcome leaves them in the reverse order.
 
-    __slots__ = ("enters", "gates", "leaves")
+    `enters` are (place, enter) in travel order, `leaves` (place, leave) in the reverse order; places count from 0.
+    """
+
+    __slots__ = ("enters", "gates", "leaves", "length")
 
     def __init__(self, *gates: Gate) -> None:
         self.gates: Final[Sequence[Gate]] = gates
-        self.enters = tuple(gate.enter for gate in gates)
-        self.leaves = tuple(gate.leave for gate in gates)
+        self.length = len(gates)
+        said = [(place, gate) for place, gate in enumerate(gates)]
+        self.enters = tuple((place, gate.enter) for place, gate in said if type(gate).enter is not Gate.enter)
+        self.leaves = tuple(
+            (place, gate.leave) for place, gate in reversed(said) if type(gate).leave is not Gate.leave
+        )
 
     def __repr__(self) -> str:
         return " > ".join(type(gate).__name__ for gate in self.gates)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from bus_mesh.gates.gate import Flight
+from bus_mesh.gates.gate import Flight, Gate
 from bus_mesh.protocol.call import Outcome
 
 
@@ -16,7 +16,7 @@ class Meter(Protocol):
         """Note a call that ended with a gRPC code."""
 
 
-class Measure:
+class Measure(Gate):
     """Counts the calls of one method by caller. `meter(caller)` returns the same meter for the same caller."""
 
     def __init__(self, meter: Callable[[str], Meter], side: str) -> None:

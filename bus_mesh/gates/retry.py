@@ -7,7 +7,7 @@ against the tries; the number of such moves is bounded all the same, so that no 
 from collections.abc import Callable
 from typing import Final
 
-from bus_mesh.gates.gate import Again, Flight
+from bus_mesh.gates.gate import Again, Flight, Gate
 from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Code, Ran
 
@@ -23,14 +23,11 @@ _MOVED: Final = frozenset({"DRAINING", "INSTANCE_GONE", "NOT_A_RECIPIENT"})
 _HERE_FOR_GOOD: Final = frozenset({"BUS_STALLED"})
 
 
-class Retry:
+class Retry(Gate):
     """Has a call tried again where that is right. `jitter()` draws from 0.0 to 1.0."""
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self._jitter = jitter
-
-    def enter(self, call: Flight, now: float) -> None:
-        """Let the call on."""
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
         """Ask for another try, or let the outcome stand."""

@@ -19,6 +19,10 @@ class Origin(Enum):
     FURTHER = "further"
 
 
+_YES: Final = Ran.YES  # an enum member costs 0.1 µs to look up by its class
+_TARGET: Final = Origin.TARGET
+
+
 class Outcome:
     """How a try ended. `payload` is the result of a success; `fail` is the frame of a failure, its id not yet set.
 
@@ -57,7 +61,7 @@ class Outcome:
     @classmethod
     def success(cls, reply: Reply, instance: str | None) -> Self:
         """Return the outcome that a REPLY is."""
-        outcome = cls(_OK, Ran.YES, Origin.TARGET, instance, reply.payload)
+        outcome = cls(_OK, _YES, _TARGET, instance, reply.payload)
         head = reply.head
         if head is not None and type(head.get("load")) is int:
             outcome.load = head["load"]

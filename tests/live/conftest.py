@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from bus_mesh.bus.embedded import EmbeddedServer
+from bus_mesh.process.kept import Keeper
 
 HERE = Path(__file__).parent
 
@@ -17,6 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.live)
+
+
+@pytest.fixture
+async def keeper() -> AsyncIterator[Keeper]:
+    """Holds the children of a test."""
+    keeper = await Keeper.start()
+    yield keeper
+    await keeper.close()
 
 
 @pytest.fixture

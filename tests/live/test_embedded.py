@@ -89,14 +89,12 @@ async def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Pa
         await EmbeddedServer(tmp_path / "second", port=server.port).start()
 
 
-async def test_two_servers_can_share_a_keeper(tmp_path: Path) -> None:
-    keeper = await Keeper.start()
+async def test_two_servers_can_share_a_keeper(keeper: Keeper, tmp_path: Path) -> None:
     async with (
         EmbeddedServer(tmp_path / "one", keeper=keeper) as one,
         EmbeddedServer(tmp_path / "two", keeper=keeper) as two,
     ):
         assert one.port != two.port
-    await keeper.close()
 
 
 async def test_a_server_named_wrongly_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +130,7 @@ def test_dev_conf_is_what_the_embedded_server_runs() -> None:
     assert [line for line in lines if line != "port: 4222"] == CONFIGURATION.splitlines()
 
 
-async def test_dev_conf_starts(tmp_path: Path) -> None:
-    keeper = await Keeper.start()
+async def test_dev_conf_starts(keeper: Keeper, tmp_path: Path) -> None:
     # Its port may be in use on this machine: the flag wins over the file.
     command = [str(find_server()), "-c", str(ROOT / "nats" / "dev.conf"), "-p", "-1"]
     child = await keeper.spawn([*command, "--ports_file_dir", str(tmp_path)], log=tmp_path / "log")
@@ -146,7 +143,6 @@ async def test_dev_conf_starts(tmp_path: Path) -> None:
     port = re.search(r"nats://127\.0\.0\.1:(\d+)", ports.read_text())
     assert port is not None
     assert greets(int(port[1]))
-    await keeper.close()
 
 
 def test_no_python_file_ever_stands_beside_the_configurations() -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -43,13 +42,6 @@ async def main():
     await asyncio.Event().wait()
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-async def keeper() -> AsyncIterator[Keeper]:
-    keeper = await Keeper.start()
-    yield keeper
-    await keeper.close()
 
 
 async def gone(*pids: int) -> None:

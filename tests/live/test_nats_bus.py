@@ -192,9 +192,10 @@ async def test_a_subscriber_cancelled_while_the_broker_is_asked_does_no_harm(
     assert bus.reconnects == 0
 
 
-async def test_a_refused_user_is_said_and_let_in_once_the_broker_knows_it(tmp_path: Path, make: Maker) -> None:
+async def test_a_refused_user_is_said_and_let_in_once_the_broker_knows_it(
+    keeper: Keeper, tmp_path: Path, make: Maker
+) -> None:
     configuration = tmp_path / "users.conf"
-    keeper = await Keeper.start()
     write_users(configuration, "alice")
     child, port = await run(keeper, configuration, tmp_path)
     bus = make(f"nats://127.0.0.1:{port}", access=Access(user="bob", password="b"))
@@ -210,11 +211,9 @@ async def test_a_refused_user_is_said_and_let_in_once_the_broker_knows_it(tmp_pa
 
     await until(lambda: bus.state is BusState.REJECTED)
     await bus.close()
-    await keeper.close()
 
 
-async def test_single_conf_lets_in_who_has_the_ca_and_a_password(tmp_path: Path, make: Maker) -> None:
-    keeper = await Keeper.start()
+async def test_single_conf_lets_in_who_has_the_ca_and_a_password(keeper: Keeper, tmp_path: Path, make: Maker) -> None:
     make_certificate(tmp_path / "tls")
     configuration = tmp_path / "single.conf"
     text = (NATS / "single.conf").read_text()
@@ -248,7 +247,6 @@ async def test_single_conf_lets_in_who_has_the_ca_and_a_password(tmp_path: Path,
         await other.ready(0.5)
     await other.close()
     await bus.close()
-    await keeper.close()
 
 
 def write_users(configuration: Path, *names: str) -> None:

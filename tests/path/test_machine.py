@@ -9,12 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.wheel import Wheel
-from bus_mesh.gates.gate import Again, Flight, Path, Refuse, Stage, Wait, Wake
+from bus_mesh.gates.gate import Again, Flight, Gate, Path, Refuse, Stage, Wait, Wake
 from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Cancelled, Ran, ResourceExhausted, Unavailable
 
 
-class Ledger:
+class Ledger(Gate):
     """A gate that only keeps books: who holds, and that every hold is let go of exactly once."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Ledger:
         assert self.held.pop(call) == 1, "left without having entered"
 
 
-class Slots:
+class Slots(Gate):
     """So many at once; others queue, and a slot that becomes free is handed to the first of them."""
 
     def __init__(self, slots: int, queue: int, patience: float) -> None:
@@ -70,14 +70,11 @@ class Slots:
         return None
 
 
-class Stubborn:
+class Stubborn(Gate):
     """Has a failed call tried again, with the pause that the test chose."""
 
     def __init__(self, tries: int, pause: float) -> None:
         self.tries, self.pause = tries, pause
-
-    def enter(self, call: Flight, now: float) -> None:
-        pass
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
         return Again(self.pause) if outcome.code and call.attempt < self.tries else None

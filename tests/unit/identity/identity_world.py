@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable
 
-from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.keyring import EnvelopeKind, Keyring, Now, Own, Peer, Sealed, own_identity
 from bus_mesh.identity.keys import NodeKey
@@ -99,5 +98,9 @@ def inbox(ring: Keyring) -> str:
     return f"mesh.demo.node.{ring.own.node}.{ring.boot}"
 
 
-def says(peer: Peer) -> Announcement:
-    return peer.announcement
+def friends(world: World, n: int) -> tuple[Keyring, list[Keyring]]:
+    """A caller, and `n` nodes of a group that know it."""
+    a, group = world.ring("a"), [world.ring(f"b{i}") for i in range(n)]
+    for b in group:
+        befriend(a, b)
+    return a, group

@@ -1,4 +1,5 @@
 import pytest
+
 from bus_mesh.identity.budget import PER_NODE, TOTAL, UNVOUCHED, Budget, Remembered
 from bus_mesh.identity.refusal import Reason, Untrusted
 

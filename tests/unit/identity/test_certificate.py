@@ -1,4 +1,6 @@
 import pytest
+from identity_world import DAY_US, START_US, World, stream
+
 from bus_mesh.identity.certificate import (
     May,
     NodeCertificate,
@@ -15,7 +17,6 @@ from bus_mesh.identity.keyring import own_identity
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.refusal import Untrusted
 from bus_mesh.protocol.errors import InvalidName
-from identity_world import DAY_US, START_US, World, stream
 
 NODE = NodeKey.generate(stream("node"))
 TIMES = {"not_before_us": START_US, "not_after_us": START_US + DAY_US}

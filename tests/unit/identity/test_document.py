@@ -1,11 +1,12 @@
 import msgpack
 import pytest
-from bus_mesh.identity import document
-from bus_mesh.identity.keys import NodeKey
-from bus_mesh.identity.refusal import Untrusted
 from hypothesis import given
 from hypothesis import strategies as st
 from identity_world import stream
+
+from bus_mesh.identity import document
+from bus_mesh.identity.keys import NodeKey
+from bus_mesh.identity.refusal import Untrusted
 
 KEY = NodeKey.generate(stream("signer"))
 SIGNED = document.sign("test 1", (1, "two"), KEY, hint=b"hint")

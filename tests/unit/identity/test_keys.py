@@ -1,11 +1,12 @@
 import pytest
-from bus_mesh.identity import keys
-from bus_mesh.identity.keys import EpochKey, NodeKey, key_id, prefixed, strong, verifies
-from bus_mesh.identity.refusal import Untrusted
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from identity_world import stream
+
+from bus_mesh.identity import keys
+from bus_mesh.identity.keys import EpochKey, NodeKey, key_id, prefixed, strong, verifies
+from bus_mesh.identity.refusal import Untrusted
 
 P = 2**255 - 19
 D = -121665 * pow(121666, P - 2, P) % P

@@ -1,6 +1,7 @@
-from bus_mesh.identity.replay import WINDOW, Window
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from bus_mesh.identity.replay import WINDOW, Window
 
 NEAR = st.integers(1, 5000)
 FAR = st.integers(1, 4 * WINDOW)

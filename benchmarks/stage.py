@@ -1,0 +1,99 @@
+"""A bus, two agents and an echo service as processes of their own, for as long as a benchmark runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psutil
+
+from bus_mesh.bus.embedded import EmbeddedServer
+from bus_mesh.cli.home import MeshHome
+
+POLICY = """\
+kind: Service
+name: echo
+access: {allow: [{from: [bench], methods: ["*"]}]}
+---
+kind: Service
+name: echo-direct
+access: {allow: [{from: [bench], methods: ["*"]}]}
+traffic: {balance: round_robin}
+"""
+SERVICES = ("echo", "echo-direct")
+
+
+class Stage:
+    """Processes by name; all of them are ended when the stage is left."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.url = ""
+        self.processes: dict[str, psutil.Process] = {}
+        self._stack = AsyncExitStack()
+        self._started: list[subprocess.Popen[str]] = []
+
+    async def __aenter__(self) -> Stage:
+        server = await self._stack.enter_async_context(EmbeddedServer(self.home / "bus"))
+        self.url = server.url
+        self.processes["nats-server"] = psutil.Process(server.pid)
+        mesh = MeshHome(self.home)
+        mesh.init("bench")
+        (self.home / "policy").mkdir()
+        (self.home / "policy" / "echo.yaml").write_text(POLICY)
+        for node in ("a", "b"):
+            self._agent(mesh, f"node-{node}")
+        self._role("service", "serve", self.socket("node-b"))
+        self._role("plain-service", "plain_serve", self.url)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for process in reversed(self._started):
+            process.terminate()
+        for process in self._started:
+            await asyncio.to_thread(process.wait, 20)
+        await self._stack.aclose()
+
+    def socket(self, node: str) -> str:
+        return str(self.home / node / "agent.sock")
+
+    def client(self, *args: str) -> dict[str, float]:
+        """Run a load and return what it measured."""
+        command = [sys.executable, "-m", "benchmarks.roles", *args]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(args)} failed:\n{done.stderr}")
+        measured: dict[str, float] = json.loads(done.stdout)
+        return measured
+
+    def cpu(self) -> dict[str, float]:
+        """Return the processor seconds that each process has used."""
+        return {name: sum(process.cpu_times()[:2]) for name, process in self.processes.items()}
+
+    def _agent(self, mesh: MeshHome, node: str) -> None:
+        folder = self.home / node
+        mesh.admit(node, SERVICES, ("bench",), folder / "identity")
+        config = folder / "node.yaml"
+        config.write_text(
+            f"mesh: bench\nnode: {node}\nbus: {{url: {self.url}}}\nhttp: 127.0.0.1:0\nsocket: agent.sock\n"
+            f"state: state\npolicy_dir: ../policy\nlog: {{level: warning}}\n"
+        )
+        environment = {**os.environ, "BUSMESH_HOME": str(self.home)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bus_mesh.cli", "agent", "-c", str(config)], env=environment, text=True
+        )
+        self._started.append(process)
+        self.processes[f"agent {node}"] = psutil.Process(process.pid)
+
+    def _role(self, name: str, *args: str) -> None:
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.roles", *args], stdout=subprocess.PIPE, text=True)
+        self._started.append(process)
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit(f"{name} did not start")
+        self.processes[name] = psutil.Process(process.pid)
