@@ -11,9 +11,13 @@ from typing import Any, Final, Protocol, cast
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, LENGTH, Fail, Frame, Hello, Kind, Welcome, encode
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
+from bus_mesh.protocol.turn import Turn
 
-AT_ONCE: Final = 32
-"""Frames that go out without waiting for the end of the loop turn: meanwhile the agent works on them."""
+# A member of an enum costs 0.1 µs to look up by its class, several times a call.
+_DRAIN: Final = int(Kind.DRAIN)
+_OPEN: Final = State.OPEN
+_LEAVING: Final = State.LEAVING
+_CLOSED: Final = State.CLOSED
 UNSENT_LIMIT: Final = 64 * 1024 * 1024
 """Unsent bytes at which the agent is taken for dead."""
 WELCOME_SECONDS: Final = 5.0
@@ -55,7 +59,7 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
         self._hello = hello
-        self._loop = loop
+        self._turn = Turn(loop.call_soon, self._flush)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
 
@@ -65,24 +69,21 @@ class Connection(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether calls may go this way."""
-        return self.session.state is State.OPEN
+        return self.session.state is _OPEN
 
     @property
     def alive(self) -> bool:
         """Whether answers may still go this way."""
-        return self.session.state is State.OPEN or self.session.state is State.LEAVING
+        return self.session.state is _OPEN or self.session.state is _LEAVING
 
     def send(self, frame: Frame) -> None:
         """Send a frame with all others of this loop turn; nothing happens on a connection that is gone."""
-        if self._transport is None or self.session.state is State.CLOSED:
+        if self._transport is None or self.session.state is _CLOSED:
             return
         data = encode(frame)
-        if not self._out:
-            self._loop.call_soon(self._flush)
         self._out.append(LENGTH.pack(len(data)))
         self._out.append(data)
-        if len(self._out) >= 2 * AT_ONCE:
-            self._flush()
+        self._turn.another()
         if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
             self.abort("the agent has stopped reading")
 
@@ -115,7 +116,7 @@ class Connection(asyncio.Protocol):
             self.abort(f"the agent broke the protocol: {error}")
             return
         for frame in frames:
-            if frame[0] == Kind.DRAIN:
+            if frame[0] == _DRAIN:
                 self._end()
                 self._owner.leaving(self)
             elif self.node:

@@ -5,6 +5,7 @@ reported at the end of their slot, so never early and at most 10 ms late.
 """
 
 import heapq
+from collections.abc import Callable
 from typing import Final, Protocol
 
 SLOT: Final = 0.010
@@ -21,9 +22,10 @@ class Timed(Protocol):
 class Deadlines:
     """Things with a time, in slots."""
 
-    __slots__ = ("_order", "_slots")
+    __slots__ = ("_earlier", "_order", "_slots")
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Callable[[float], None] = lambda at: None) -> None:
+        self._earlier = earlier
         self._slots: dict[int, set[Timed]] = {}
         self._order: list[int] = []
 
@@ -41,12 +43,14 @@ class Deadlines:
         return self._order[0] * SLOT if self._order else None
 
     def add(self, thing: Timed, at: float) -> None:
-        """Report `thing` once `at` (seconds) is past."""
+        """Report `thing` once `at` (seconds) is past; `earlier` is told when that is before all others."""
         slot = int(at / SLOT) + 1
         held = self._slots.get(slot)
         if held is None:
             self._slots[slot] = {thing}
             heapq.heappush(self._order, slot)
+            if self._order[0] == slot:
+                self._earlier(slot * SLOT)
         else:
             held.add(thing)
 

@@ -12,7 +12,7 @@ import itertools
 from collections import OrderedDict
 from enum import Enum
 from math import ceil
-from typing import Final
+from typing import Final, cast
 
 from bus_mesh.protocol.errors import AgentAway, Cancelled, DeadlineExceeded, Draining, MeshError, OutcomeUnknown, Ran
 from bus_mesh.protocol.frames import MAX_TTL_MS, Call, Cancel, Fail, Head, Kind, Reply
@@ -33,6 +33,13 @@ class Stage(Enum):
     WAITING = "waiting"
     SENT = "sent"
     DONE = "done"
+
+
+# A member of an enum costs 0.1 µs to look up by its class, several times a call.
+_WAITING: Final = Stage.WAITING
+_SENT: Final = Stage.SENT
+_DONE: Final = Stage.DONE
+_CALL: Final = int(Kind.CALL)
 
 
 class Flight:
@@ -69,7 +76,7 @@ class Flight:
         self.expires = expires
         self.idempotent = idempotent
         self.future: asyncio.Future[Reply] = flights.loop.create_future()
-        self.stage = Stage.WAITING
+        self.stage = _WAITING
         self.id = 0
         self.connection: Connection | None = None
         self._flights = flights
@@ -83,7 +90,7 @@ class Flight:
 
     def fail(self, error: MeshError) -> None:
         """End with an error."""
-        self.stage = Stage.DONE
+        self.stage = _DONE
         if not self.future.done():
             self.future.set_exception(further(error))
 
@@ -116,8 +123,8 @@ class Flights:
         answer, so it still carries what the answer needs; the next agent may well not come before it has gone.
         """
         way = self.connection
-        if way is not None and not self.waiting and self.room:
-            self._send(flight, way)
+        if not self.waiting and self.room:
+            self._send(flight, cast(Connection, way))
         elif way is None and part_of is not None and part_of.alive and not part_of.paused:
             self._send(flight, part_of)
         else:
@@ -135,7 +142,7 @@ class Flights:
         """Take a result; one that nobody waits for is dropped."""
         flight = self._ended(frame.id)
         if flight is not None:
-            flight.stage = Stage.DONE
+            flight.stage = _DONE
             if not flight.future.done():
                 flight.future.set_result(frame)
 
@@ -153,22 +160,22 @@ class Flights:
 
     def late(self, flight: Flight) -> None:
         """End a call whose time is out."""
-        if flight.stage is Stage.SENT:
+        if flight.stage is _SENT:
             self._take_back(flight)
             flight.fail(DeadlineExceeded(f"{flight.service}.{flight.method}: no answer in time", ran=Ran.MAYBE))
-        elif flight.stage is Stage.WAITING:
+        elif flight.stage is _WAITING:
             del self.waiting[flight]
             flight.fail(self._why_it_waited(flight))
 
     def cancelled(self, flight: Flight) -> None:
         """Forget a call that nobody waits for any more, and tell the agent."""
-        if flight.stage is Stage.SENT:
+        if flight.stage is _SENT:
             self._deadlines.drop(flight, flight.expires + GRACE)
             self._take_back(flight)
-        elif flight.stage is Stage.WAITING:
+        elif flight.stage is _WAITING:
             del self.waiting[flight]
             self._deadlines.drop(flight, flight.expires)
-        flight.stage = Stage.DONE
+        flight.stage = _DONE
 
     def lost(self, connection: Connection) -> None:
         """Decide what becomes of the calls that a dead connection carried."""
@@ -200,14 +207,14 @@ class Flights:
         if left <= 0:
             flight.fail(self._why_it_waited(flight))
             return
-        flight.id, flight.stage, flight.connection = next(ids), Stage.SENT, way
+        flight.id, flight.stage, flight.connection = next(ids), _SENT, way
         self.sent[flight.id] = flight
         self._deadlines.add(flight, flight.expires + GRACE)
         left = min(left, MAX_TTL_MS)
-        way.send(Call(Kind.CALL.value, flight.id, flight.service, flight.method, left, "", flight.head, flight.payload))
+        way.send(Call(_CALL, flight.id, flight.service, flight.method, left, "", flight.head, flight.payload))
 
     def _wait(self, flight: Flight) -> None:
-        flight.stage, flight.connection = Stage.WAITING, None
+        flight.stage, flight.connection = _WAITING, None
         self.waiting[flight] = None
         self._deadlines.add(flight, flight.expires)
 

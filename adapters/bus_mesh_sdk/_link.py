@@ -56,7 +56,8 @@ class Link:
         self.path = path
         self.hello = hello
         self.loop = asyncio.get_running_loop()
-        self.deadlines = Deadlines()
+        self._timer: asyncio.TimerHandle | None = None
+        self.deadlines = Deadlines(self._arm)
         self.flights = Flights(self.loop, self.deadlines)
         self.servings: list[Serving] = []
         self._entropy = entropy
@@ -64,7 +65,6 @@ class Link:
         self._asked: dict[int, tuple[Serving, Connection]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] = self.loop.create_future()
-        self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
     def __repr__(self) -> str:
@@ -90,7 +90,6 @@ class Link:
         parent = answering.get()
         came_by = None if parent is None else parent.way
         self.flights.depart(flight, came_by if came_by in self._connections else None)
-        self._arm()
         try:
             return await flight.future
         except asyncio.CancelledError:
@@ -176,7 +175,6 @@ class Link:
         for serving in self.servings:
             self._offer(serving)
         self.flights.pump()
-        self._arm()
 
     def leaving(self, connection: Connection) -> None:
         """The agent said DRAIN."""
@@ -197,7 +195,6 @@ class Link:
             call.stop(Cancelled("the agent went away, so nobody can take the answer"))
         self.flights.lost(connection)
         self.flights.pump()
-        self._arm()
 
     def room(self, connection: Connection) -> None:
         """The agent reads again."""
@@ -214,7 +211,6 @@ class Link:
         elif isinstance(frame, Fail):
             if not self.flights.failed(frame, connection):
                 self._refused(frame)
-            self._arm()
         elif isinstance(frame, Cancel):
             call = connection.inbound.get(frame.id)
             if call is not None:
@@ -252,8 +248,9 @@ class Link:
                 ran=Ran.NO,
             ) from None
 
-    async def withdraw(self, serving: Serving, patience: float = DRAIN_SECONDS) -> None:
+    async def withdraw(self, serving: Serving, patience: float | None = None) -> None:
         """Take a service back and wait until its handlers have ended."""
+        patience = DRAIN_SECONDS if patience is None else patience
         way = serving.connection
         if serving.state is State.SERVING and way is not None and way.alive:
             serving.state = State.LEAVING
@@ -318,12 +315,13 @@ class Link:
         serving = self._serving_of(frame)
         if serving is not None:
             serving.called(connection, frame, self.loop.time())
-            self._arm()
             return
         error = Draining(f"{frame.service} is not served here any more", ran=Ran.NO)
         connection.send(refusal(frame.id, error, ""))
 
     def _serving_of(self, frame: Call) -> Serving | None:
+        if len(self.servings) == 1 and self.servings[0].service == frame.service:
+            return self.servings[0]
         instance = frame.head.get("instance") if frame.head else None
         found = [serving for serving in self.servings if serving.service == frame.service]
         for serving in found:
@@ -333,12 +331,10 @@ class Link:
 
     # ---- deadlines and the end
 
-    def _arm(self) -> None:
-        due = self.deadlines.next
-        if due is not None and (self._timer is None or due < self._timer.when()):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_at(due, self._ring)
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(due, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
@@ -346,7 +342,8 @@ class Link:
         for thing in self.deadlines.due(now):
             thing.late(now)
         self.flights.pump()
-        self._arm()
+        if (due := self.deadlines.next) is not None:
+            self._arm(due)
 
     def hurry(self) -> None:
         """Wait for nothing more: what still runs is stopped."""

@@ -49,6 +49,10 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_CLOSED: Final = State.CLOSED  # a member of an enum costs 0.1 µs to look up by its class
+_REPLY: Final = int(Kind.REPLY)
+
+
 class Inbound:
     """One call that this process answers."""
 
@@ -228,7 +232,7 @@ class Serving:
         return len(self._running) < self.concurrency and not connection.paused
 
     def _refusal(self, connection: Connection, frame: Call, expires: float, now: float) -> MeshError | None:
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return Draining(f"{self.service} is no longer served here", ran=Ran.NO)
         if frame.method not in self._handlers:
             return Unimplemented(f"{self.service} {self.version} has no method {frame.method}", ran=Ran.NO)
@@ -269,8 +273,11 @@ class Serving:
         if len(payload) > call.connection.largest_payload:
             size, most = len(payload), call.connection.largest_payload
             raise PayloadTooLarge(f"the result of {codec.label} has {size} bytes, over the limit of {most}")
-        head = {"instance": call.context.instance, "load": len(self._running) + len(self._queue) - 1}
-        return Reply(Kind.REPLY.value, call.frame.id, head, payload)
+        head = call.frame.head
+        if head is not None and "instance" in head:  # the agent names one only where a process serves several
+            head = {"instance": call.context.instance, "load": len(self._running) + len(self._queue) - 1}
+            return Reply(_REPLY, call.frame.id, head, payload)
+        return Reply(_REPLY, call.frame.id, None, payload)
 
     def _failed(self, call: Inbound, codec: Codec, error: BaseException) -> Fail:
         ran = Ran.YES if call.context.began else Ran.NO

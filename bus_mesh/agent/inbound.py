@@ -4,7 +4,7 @@ By the time a call comes here its envelope has been opened: who sent it is prove
 the frame fits that sender and this instance; the rest is for the gates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Final, Protocol
 
@@ -46,6 +46,10 @@ class Server(Protocol):
     """A local session that serves. It holds the calls that it was handed, by their number on its socket."""
 
     serving: dict[int, Flight]
+
+    @property
+    def instances(self) -> Mapping[str, object]:
+        """The instances that it serves, by id."""
 
     def send(self, frame: Call | Cancel) -> None:
         """Write a frame at the end of this turn."""
@@ -178,6 +182,8 @@ class Inbound:
         flight.try_id = number = session.next_number()
         session.serving[number] = flight
         head: Head = {"expires_us": int(flight.deadline * 1e6)}
+        if len(session.instances) > 1:
+            head["instance"] = instance.id
         if flight.head:
             head |= flight.head
         ttl_ms = int((flight.deadline - now) * 1000)

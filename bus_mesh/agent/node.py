@@ -40,10 +40,11 @@ from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.resilience.usual import Usual
 from bus_mesh.telemetry.log import Limited, get_logger
-from bus_mesh.telemetry.metrics import Metrics
+from bus_mesh.telemetry.metrics import OTHER, Metrics
 
 CALLS_PER_SESSION: Final = 4096
 """Calls in flight on one local connection, in each direction."""
+_OTHERS: Final = (OTHER, OTHER, OTHER)
 SWEEP: Final = 1.0
 """Seconds between looks at leases and keys."""
 
@@ -106,7 +107,7 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._picker_draw = world.draw
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
-        self.outbound = Outbound(self.wheel, self.outbox, self.directory, self._route, CALLS_PER_SESSION)
+        self.outbound = Outbound(self.wheel, self.outbox, self.directory, self._route, self._usual, CALLS_PER_SESSION)
         self.inbound = Inbound(self.wheel, self.outbox, self._inbound_path, CALLS_PER_SESSION)
         self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, self._soon)
         self.receiver = Receiver(
@@ -308,7 +309,8 @@ class Node:
 
     def _meter(self, side: str, service: str, method: str, caller: str) -> Meter:
         series = self.metrics.client if side == "client" else self.metrics.server
-        return series.child(service, method, caller)
+        # Only names that policy knows become labels: what an app invents would use up the room of the real ones.
+        return series.child(service, method, caller) if service in self._policy.services else series.child(*_OTHERS)
 
     def _denied(self, rule: str, audited: bool) -> None:
         self.metrics.denied.add(rule)

@@ -28,10 +28,12 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Refused, Reply, encode
+from bus_mesh.resilience.usual import Usual
 
 _CARRIED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "instance"))
 """What of an app's head travels; the rest is between app and agent."""
 _MOST_ROUTES: Final = 4096
+_SAMPLED: Final = 4  # one result in four is enough to learn how long a method usually takes
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _SENT: Final = Stage.SENT
 _CALL: Final = int(Kind.CALL)
@@ -70,6 +72,7 @@ class Outbound:
         outbox: Outbox,
         directory: Directory[Peer],
         compile_route: Callable[[str, str], Route],
+        usual: Usual,
         most_per_session: int,
     ) -> None:
         self.driver = Driver(wheel, self._send, self._abandon, self._done)
@@ -77,6 +80,7 @@ class Outbound:
         self._outbox = outbox
         self._directory = directory
         self._compile = compile_route
+        self._usual = usual
         self._most = most_per_session
         self._routes: dict[tuple[str, str], Route] = {}
         self._tries = 0
@@ -99,11 +103,10 @@ class Outbound:
         route = self._routes.get((frame.service, frame.method)) or self._route(session, frame)
         if route is None:
             return
-        head = frame.head
+        head, carried = frame.head, None
         deadline = now + min(frame.ttl_ms / 1000, route.longest)
-        carried: Head | None = None
         if head is not None:
-            deadline = _earlier(deadline, head, route, now)
+            deadline = _deadline(deadline, head, route, now)
             carried = {key: head[key] for key in head if key in _CARRIED} or None
         flight = Flight(
             route.path,
@@ -146,6 +149,8 @@ class Outbound:
         """Take in a result; one from somebody who was not asked is dropped."""
         flight = self._answered(peer, frame.id)
         if flight is not None:
+            if not frame.id % _SAMPLED:
+                self._usual.record(flight.service, flight.method, now - flight.tried_at)
             self.driver.answer(flight, Outcome.success(frame, _instance(frame.head)), now)
 
     def fail(self, peer: Peer, frame: Fail, now: float) -> None:
@@ -287,17 +292,16 @@ def _target_id(flight: Flight) -> str | None:
     return flight.target.id if type(flight.target) is Member else None
 
 
-def _earlier(deadline: float, head: Head, route: Route, now: float) -> float:
+def _deadline(deadline: float, head: Head, route: Route, now: float) -> float:
+    """Return when the call's time is out: what the caller said, or policy where it said nothing itself."""
     if route.timeout is not None and head.get("implicit") is True:
         return now + min(route.timeout, route.longest)
     expires = head.get("expires_us")
-    return min(deadline, expires / 1e6) if type(expires) is int else deadline
+    return expires / 1e6 if type(expires) is int and expires < deadline * 1e6 else deadline
 
 
 def _too_many(session: Asker, most: int) -> MeshError:
-    return ResourceExhausted(
-        f"{session.app} has {most} calls in flight", ran=Ran.NO, retry_after=0.1
-    )
+    return ResourceExhausted(f"{session.app} has {most} calls in flight", ran=Ran.NO, retry_after=0.1)
 
 
 def _too_large(flight: Flight, size: int, room: int) -> InvalidArgument:

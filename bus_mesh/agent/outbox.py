@@ -16,9 +16,8 @@ from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.epochs import Epoch
 from bus_mesh.identity.keyring import Keyring, Now, Peer, Untrusted
 from bus_mesh.protocol.subjects import Subjects
+from bus_mesh.protocol.turn import Turn
 
-AT_ONCE: Final = 32
-"""Frames after which a turn's envelopes leave without waiting for its end: meanwhile their receivers work on them."""
 MOST_FRAMES: Final = 64
 """Frames in one envelope."""
 _AROUND: Final = 32 + 16 * 56 + 64 + 256  # header, wraps for all recipients, signature and tag, and room to spare
@@ -87,10 +86,9 @@ class Outbox:
         self._bus = bus
         self._subjects = subjects
         self._none = subjects.none(node, keyring.boot, 0)[:-1]
-        self._soon = soon
+        self._turn = Turn(soon, self.flush)
         self._clock = clock
         self._letters: dict[object, _Letter] = {}
-        self._frames = 0
         self._held: deque[tuple[Peer, bytes]] = deque()
         self._held_bytes = 0
         self.sent: dict[int, Sent] = {}
@@ -111,7 +109,7 @@ class Outbox:
             letter = self._new(key, _Letter(EnvelopeKind.CALLS, view.peers, key, len(view.ready)))
         letter.frames.append(frame)
         letter.flights.append(flight)
-        self._gathered()
+        self._turn.another()
 
     def to_peer(self, peer: Peer, flight: Flight, frame: bytes) -> None:
         """Send a call to one agent."""
@@ -120,7 +118,7 @@ class Outbox:
             letter = self._new(peer, _Letter(EnvelopeKind.CALLS, (peer,), None, 1))
         letter.frames.append(frame)
         letter.flights.append(flight)
-        self._gathered()
+        self._turn.another()
 
     def answer(self, peer: Peer, frame: bytes) -> None:
         """Send an answer, or anything else that is not a call, to one agent's inbox."""
@@ -129,7 +127,7 @@ class Outbox:
         if letter is None:
             letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, key, None, 1))
         letter.frames.append(frame)
-        self._gathered()
+        self._turn.another()
 
     def resume(self) -> None:
         """Send the answers that were kept while the bus was away."""
@@ -151,7 +149,7 @@ class Outbox:
         """Seal and publish everything gathered."""
         if not self._letters:
             return
-        letters, self._letters, self._frames = self._letters, {}, 0
+        letters, self._letters = self._letters, {}
         now = self._clock()
         largest = self._bus.max_payload // 4
         for letter in letters.values():
@@ -160,14 +158,7 @@ class Outbox:
                 self._post(letter, subject, frames, flights, now)
         self._bus.flush()
 
-    def _gathered(self) -> None:
-        self._frames += 1
-        if self._frames >= AT_ONCE:
-            self.flush()
-
     def _new(self, key: object, letter: _Letter) -> _Letter:
-        if not self._letters:
-            self._soon(self.flush)
         self._letters[key] = letter
         return letter
 

@@ -112,17 +112,24 @@ class Receiver:
     def on_rpc(self, instance: Instance) -> Callable[[str, str, bytes, int], None]:
         """Return the handler of the queue subscription of one instance."""
 
+        methods = {self._subjects.rpc(instance.service, method): method for method in instance.methods}
+
         def handle(subject: str, reply: str, data: bytes, status: int) -> None:
             now = self._clock()
-            tokens = self._subjects.parse_rpc(subject)
-            if tokens is None or tokens[0] != instance.service:
+            method = methods.get(subject) or self._method(instance, subject)
+            if not method:
                 self._dropped("BAD_SUBJECT")
             elif not data.startswith(MAGIC):
                 self._dropped("NOT_AN_ENVELOPE")
             elif (opened := self._open(subject, data, now)) is not None:
-                self._grouped(opened, instance, tokens[1], now.monotonic)
+                self._grouped(opened, instance, method, now.monotonic)
 
         return handle
+
+    def _method(self, instance: Instance, subject: str) -> str:
+        """Return the method that a subject names which this instance does not have; "" for what is no name."""
+        tokens = self._subjects.parse_rpc(subject)
+        return tokens[1] if tokens is not None and tokens[0] == instance.service else ""
 
     def _open(self, subject: str, data: bytes, now: Now) -> Opened | None:
         try:

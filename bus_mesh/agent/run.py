@@ -159,9 +159,7 @@ class Agent:
         metrics.gauge("bus_connected", "Whether the bus is connected.", lambda: bus.state is BusState.CONNECTED)
         metrics.gauge("bus_rtt_seconds", "Seconds to the broker and back.", lambda: bus.rtt)
         metrics.gauge("bus_reconnects_total", "Times the bus came back.", lambda: bus.reconnects, kind="counter")
-        metrics.gauge(
-            "bus_slow_consumers_total", "Messages lost here.", lambda: bus.slow_consumers, kind="counter"
-        )
+        metrics.gauge("bus_slow_consumers_total", "Messages lost here.", lambda: bus.slow_consumers, kind="counter")
         metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)

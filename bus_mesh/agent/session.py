@@ -6,7 +6,7 @@ All frames of one turn leave in one write.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast, cast
+from typing import Any, Final, Protocol, cast
 
 from bus_mesh.agent.apps import Peer
 from bus_mesh.agent.inbound import Inbound, Instance
@@ -29,13 +29,12 @@ from bus_mesh.protocol.frames import (
     encode_long,
 )
 from bus_mesh.protocol.session import FIRST_FRAME_SECONDS, PROTOCOL_VERSION, ProtocolError, Session, Side
+from bus_mesh.protocol.turn import Turn
 
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
-AT_ONCE: Final = 32
-"""Frames that go out without waiting for the end of the turn: meanwhile the app works on them."""
 UNREAD_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of answers that an app may leave unread before its connection is closed."""
 MOST_INSTANCES: Final = 64
@@ -97,6 +96,7 @@ class LocalSession(asyncio.Protocol):
         self._session = Session(Side.AGENT)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        self._turn = Turn(loop.call_soon, self._flush)
         self._numbers = 0
         self._first: asyncio.TimerHandle | None = None
         self._admitted = False
@@ -146,11 +146,8 @@ class LocalSession(asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         """Write a frame at the end of this turn."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
         self._out.append(encode(frame))
-        if len(self._out) >= AT_ONCE:
-            self._flush()
+        self._turn.another()
 
     def next_number(self) -> int:
         """Return a number for a call on this socket, never used before."""
@@ -212,7 +209,9 @@ class LocalSession(asyncio.Protocol):
         if self._first is not None:
             self._first.cancel()
         if frame.version != PROTOCOL_VERSION:
-            text = f"this agent speaks version {PROTOCOL_VERSION} of the local protocol, not {frame.version}: upgrade one"
+            text = (
+                f"this agent speaks version {PROTOCOL_VERSION} of the local protocol, not {frame.version}: upgrade one"
+            )
             self.refuse(Unimplemented(text, ran=Ran.NO))
             return
         self.peer = self.peer._replace(token=frame.token)

@@ -44,7 +44,6 @@ class InstanceLike(Protocol):
         """Calls in flight there."""
 
 
-
 class OfferLike(Protocol):
     """A service as announced by one node."""
 
@@ -59,7 +58,6 @@ class OfferLike(Protocol):
     @property
     def methods(self) -> Sequence[Method]:
         """What it can be asked."""
-
 
 
 class Member(Generic[P]):

@@ -4,10 +4,14 @@ Stands at the caller's agent, so that a denied name causes no search on the bus,
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from bus_mesh.gates.gate import Flight, Gate, Refuse
 from bus_mesh.policy.access import NO_POLICY_LOADED, Access, Verdict
 from bus_mesh.protocol.errors import FailedPrecondition, PermissionDenied, Ran
+
+MOST_CALLERS: Final = 1024
+"""Callers of one method whose verdict is remembered; those of more are asked for anew."""
 
 
 class NoPolicy(FailedPrecondition, reason="NO_POLICY"):
@@ -21,10 +25,11 @@ class Authorise(Gate):
         self.side = side
         self._access = access
         self._denied = denied
+        self._known: dict[str, Verdict] = {}
 
     def enter(self, call: Flight, now: float) -> Refuse | None:
         """Let an allowed call on, and mark it as permitted: without that mark nothing leaves this agent."""
-        verdict = self._access.check(call.caller, call.service, call.method)
+        verdict = self._known.get(call.caller) or self._ask(call)
         if verdict.allowed:
             call.permit = verdict
             if verdict.audited:
@@ -32,6 +37,13 @@ class Authorise(Gate):
             return None
         self._denied(verdict.rule, False)
         return Refuse(self._refusal(call, verdict))
+
+    def _ask(self, call: Flight) -> Verdict:
+        """Ask the evaluator. One path is for one (service, method) and policy, so its word on a caller stands."""
+        verdict = self._access.check(call.caller, call.service, call.method)
+        if len(self._known) < MOST_CALLERS:
+            self._known[call.caller] = verdict
+        return verdict
 
     def _refusal(self, call: Flight, verdict: Verdict) -> NoPolicy | PermissionDenied:
         if verdict is NO_POLICY_LOADED:

@@ -7,7 +7,7 @@ first calls wait here for the answer.
 from collections.abc import Callable
 from typing import Final, Generic
 
-from bus_mesh.balance.directory import Directory, Member, P, View
+from bus_mesh.balance.directory import Directory, Member, P
 from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
 from bus_mesh.protocol.call import Outcome
@@ -66,39 +66,42 @@ class Balance(Gate, Generic[P]):
     def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
         """Place the call, park it until the service is found, or say that nobody serves it."""
         view = self._directory.view(call.service)
-        if view is not None and view.ready:
-            if call.stage is _WAITING:
-                self._waiting.remove(call)
-            return self._place(call, view, now)
-        if call not in self._waiting:
-            return self._search(call, now)
-        if now < call.until and not self._directory.absent(call.service, now):
-            return Wait(call.until)
-        self._waiting.remove(call)
-        return self._nobody(call)
-
-    def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
-        """Forget a call that ended while it waited; give back an instance's slot otherwise."""
-        if call.target is None:
+        if view is None or not view.ready:
+            return self._unknown(call, now)
+        if call.stage is _WAITING:
             self._waiting.remove(call)
-        elif type(call.target) is Member:
-            call.target.inflight -= 1
-            call.target = None
+        wanted = None if call.head is None else call.head.get("instance")
+        if wanted is None:
+            if self._picker is None and call.attempt == 1 and view.grouped(now, MOST_RECIPIENTS):
+                call.target = view
+                return None
+            member = self._elsewhere.pick(view.ready, call.avoid)
         else:
-            call.target = None
-
-    def _place(self, call: Flight, view: View[P], now: float) -> Refuse | None:
-        wanted = call.head.get("instance") if call.head is not None else None
-        if wanted is None and self._picker is None and call.attempt == 1 and view.grouped(now, MOST_RECIPIENTS):
-            call.target = view
-            return None
-        member = self._elsewhere.pick(view.ready, call.avoid) if wanted is None else view.member(wanted)
+            member = view.member(wanted)
         if member is None:
             text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
             return Refuse(NoInstances(text, ran=_ran(call)))
         member.inflight += 1
         call.target = member
         return None
+
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
+        """Forget a call that ended while it waited; give back an instance's slot otherwise."""
+        target = call.target
+        if target is None:
+            self._waiting.remove(call)
+            return
+        if type(target) is Member:
+            target.inflight -= 1
+        call.target = None
+
+    def _unknown(self, call: Flight, now: float) -> Refuse | Wait:
+        if call not in self._waiting:
+            return self._search(call, now)
+        if now < call.until and not self._directory.absent(call.service, now):
+            return Wait(call.until)
+        self._waiting.remove(call)
+        return self._nobody(call)
 
     def _search(self, call: Flight, now: float) -> Refuse | Wait:
         if self._directory.absent(call.service, now):

@@ -46,6 +46,7 @@ class Flight:
     attempt = 1
     idempotent = False
     permit: object = None
+    meter: Any = None
     target: Any = None
     sent: Any = None
     try_id = 0
@@ -150,9 +151,7 @@ class Path:
         self.length = len(gates)
         said = [(place, gate) for place, gate in enumerate(gates)]
         self.enters = tuple((place, gate.enter) for place, gate in said if type(gate).enter is not Gate.enter)
-        self.leaves = tuple(
-            (place, gate.leave) for place, gate in reversed(said) if type(gate).leave is not Gate.leave
-        )
+        self.leaves = tuple((place, gate.leave) for place, gate in reversed(said) if type(gate).leave is not Gate.leave)
 
     def __repr__(self) -> str:
         return " > ".join(type(gate).__name__ for gate in self.gates)

@@ -30,9 +30,10 @@ class Measure(Gate):
         if meter is None:
             meter = self._meters[call.caller] = self._meter(call.caller)
         meter.inflight += 1
+        call.meter = meter
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> None:
         """Book how it ended."""
-        meter = self._meters[call.caller]
+        meter: Meter = call.meter
         meter.inflight -= 1
         meter.record(outcome.code, now - call.started)

@@ -273,41 +273,43 @@ def _call(f: tuple[Any, ...]) -> Call | None:
     if type(service) is not str or type(method) is not str or type(caller) is not str or type(payload) is not bytes:
         return None
     if type(number) is int and number >= 0 and type(ttl) is int and 0 <= ttl <= MAX_TTL_MS:
-        return _new(Call, f) if head is None or type(head) is dict else None
+        call: Call = _new(Call, f)
+        return call if head is None or type(head) is dict else None
     return None
 
 
 def _reply(f: tuple[Any, ...]) -> Reply | None:
     if len(f) == 4 and type(f[1]) is int and f[1] >= 0 and type(f[3]) is bytes and (f[2] is None or type(f[2]) is dict):
-        return _new(Reply, f)
+        reply: Reply = _new(Reply, f)
+        return reply
     return None
 
 
 def _fail(f: tuple[Any, ...]) -> Fail | None:
     if len(f) == 7 and _is_u64(f[1]) and _is_u64(f[2]) and type(f[3]) is str and type(f[4]) is str and _is_head(f[6]):
-        return _new(Fail, f)
+        return Fail._make(f)
     return None
 
 
 def _cancel(f: tuple[Any, ...]) -> Cancel | None:
-    return _new(Cancel, f) if len(f) == 2 and _is_u64(f[1]) else None
+    return Cancel._make(f) if len(f) == 2 and _is_u64(f[1]) else None
 
 
 def _refused(f: tuple[Any, ...]) -> Refused | None:
     if len(f) == 4 and _is_u64(f[1]) and type(f[2]) is bytes and len(f[2]) == 32 and type(f[3]) is str:
-        return _new(Refused, f)
+        return Refused._make(f)
     return None
 
 
 def _hello(f: tuple[Any, ...]) -> Hello | None:
     if len(f) == 5 and _is_u64(f[1]) and type(f[2]) is str and type(f[3]) is str and type(f[4]) in (str, type(None)):
-        return _new(Hello, f)
+        return Hello._make(f)
     return None
 
 
 def _welcome(f: tuple[Any, ...]) -> Welcome | None:
     if len(f) == 6 and _is_u64(f[1]) and type(f[2]) is str and type(f[3]) is dict and _is_u64(f[4]):
-        return _new(Welcome, f) if type(f[5]) in (str, type(None)) else None
+        return Welcome._make(f) if type(f[5]) in (str, type(None)) else None
     return None
 
 
@@ -323,19 +325,19 @@ def _serve(f: tuple[Any, ...]) -> Serve | None:
 
 
 def _served(f: tuple[Any, ...]) -> Served | None:
-    return _new(Served, f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
+    return Served._make(f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
 
 
 def _withdraw(f: tuple[Any, ...]) -> Withdraw | None:
-    return _new(Withdraw, f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
+    return Withdraw._make(f) if len(f) == 3 and _is_u64(f[1]) and type(f[2]) is str else None
 
 
 def _ping(f: tuple[Any, ...]) -> Ping | None:
-    return _new(Ping, f) if len(f) == 2 and _is_u64(f[1]) else None
+    return Ping._make(f) if len(f) == 2 and _is_u64(f[1]) else None
 
 
 def _drain(f: tuple[Any, ...]) -> Drain | None:
-    return _new(Drain, f) if len(f) == 1 else None
+    return Drain._make(f) if len(f) == 1 else None
 
 
 _READERS: Final[dict[int, Callable[[tuple[Any, ...]], Frame | None]]] = {

@@ -45,7 +45,7 @@ async def test_a_call_is_answered_with_the_instance_and_its_load(
     mesh: Mesh, agent: PeerAgent, orders: OrdersImpl
 ) -> None:
     serving = await mesh.serve(orders)
-    number = agent.session.call("orders", "get", {"id": "1"})
+    number = agent.session.call("orders", "get", {"id": "1"}, instance=serving.instance)
     reply = await agent.next(Reply)
 
     assert (reply.id, msgpack.unpackb(reply.payload)) == (number, {"id": "1", "qty": 1})
