@@ -107,7 +107,15 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._picker_draw = world.draw
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
-        self.outbound = Outbound(self.wheel, self.outbox, self.directory, self._route, self._usual, CALLS_PER_SESSION)
+        self.outbound = Outbound(
+            self.wheel,
+            self.outbox,
+            self.directory,
+            self._route,
+            self._usual,
+            metrics.attempts.add,
+            CALLS_PER_SESSION,
+        )
         self.inbound = Inbound(self.wheel, self.outbox, self._inbound_path, CALLS_PER_SESSION)
         self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, self._soon)
         self.receiver = Receiver(

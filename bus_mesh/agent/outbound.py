@@ -18,6 +18,7 @@ from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import (
     BusStalled,
     Cancelled,
+    Code,
     InvalidArgument,
     MeshError,
     NoInstances,
@@ -33,6 +34,7 @@ from bus_mesh.resilience.usual import Usual
 _CARRIED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "instance"))
 """What of an app's head travels; the rest is between app and agent."""
 _MOST_ROUTES: Final = 4096
+_CODES: Final = {int(code): code.name for code in Code}
 _SAMPLED: Final = 4  # one result in four is enough to learn how long a method usually takes
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _SENT: Final = Stage.SENT
@@ -64,7 +66,10 @@ class Route:
 
 
 class Outbound:
-    """The calls that this node's apps make. `compile(service, method)` gives the route under the policy in force."""
+    """The calls that this node's apps make.
+
+    `compile_route(service, method)` gives the route under the policy in force; `tried(outcome)` counts each try.
+    """
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class Outbound:
         directory: Directory[Peer],
         compile_route: Callable[[str, str], Route],
         usual: Usual,
+        tried: Callable[[str], None],
         most_per_session: int,
     ) -> None:
         self.driver = Driver(wheel, self._send, self._abandon, self._done)
@@ -81,6 +87,7 @@ class Outbound:
         self._directory = directory
         self._compile = compile_route
         self._usual = usual
+        self._tried = tried
         self._most = most_per_session
         self._routes: dict[tuple[str, str], Route] = {}
         self._tries = 0
@@ -151,13 +158,16 @@ class Outbound:
         if flight is not None:
             if not frame.id % _SAMPLED:
                 self._usual.record(flight.service, flight.method, now - flight.tried_at)
+            self._tried("OK")
             self.driver.answer(flight, Outcome.success(frame, _instance(frame.head)), now)
 
     def fail(self, peer: Peer, frame: Fail, now: float) -> None:
         """Take in a failure; one from somebody who was not asked is dropped."""
         flight = self._answered(peer, frame.id)
         if flight is not None:
-            self.driver.answer(flight, Outcome.failure(frame, _instance(frame.head)), now)
+            outcome = Outcome.failure(frame, _instance(frame.head))
+            self._tried(_CODES[outcome.code])
+            self.driver.answer(flight, outcome, now)
 
     def refused(self, peer: Peer, frame: Refused, now: float) -> None:
         """Place the calls of a queue-mode envelope anew that reached somebody it was not addressed to."""
@@ -269,6 +279,7 @@ class Outbound:
 
     def _over(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """End the present try without an answer."""
+        self._tried(outcome.reason)
         self.awaiting.pop(flight.try_id, None)
         self._outbox.settle(flight)
         self.driver.answer(flight, outcome, now)

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any, Final
 
 from bus_mesh.balance.directory import Directory
-from bus_mesh.bus.contract import Bus
+from bus_mesh.bus.contract import Bus, Subscription
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.keyring import Accepted, Keyring, Now, Peer, Untrusted
 from bus_mesh.protocol.subjects import Subjects
@@ -47,6 +47,7 @@ class Watch:
         self._distrust = distrust
         self._numbers = count(_FIRST_ASK)
         self._asked: dict[str, float] = {}
+        self._following: dict[str, Subscription] = {}
         self._questions: dict[int, str] = {}
         self._answered: dict[str, float] = {}
         self.document = b""
@@ -64,10 +65,12 @@ class Watch:
     def ask(self, service: str) -> None:
         """Find out who serves `service`, and follow it from now on."""
         now = self._clock().monotonic
-        if self._directory.follow(service):
+        if service not in self._directory.followed:
+            if not self._directory.follow(service) and not (self._make_room() and self._directory.follow(service)):
+                return
             self._spawn(self._follow(service))
-        elif service not in self._directory.followed and not self._make_room():
-            return
+            # What this node itself serves, nobody else will tell: it does not answer its own questions.
+            self.learn(self.document)
         if self._asked.get(service, 0.0) > now:
             return
         self._asked[service] = now + FIND_PAUSE
@@ -154,7 +157,11 @@ class Watch:
         self._bus.publish(self._subjects.find(service, self._node), self.document, reply)
 
     async def _follow(self, service: str) -> None:
-        await self._bus.subscribe(self._subjects.found_of(service), self.on_found)
+        following = await self._bus.subscribe(self._subjects.found_of(service), self.on_found)
+        if service not in self._directory.followed or service in self._following:
+            await following.unsubscribe()  # given up meanwhile
+            return
+        self._following[service] = following
         self._find(service)
 
     def _make_room(self) -> bool:
@@ -163,4 +170,7 @@ class Watch:
         for service in empty[: len(empty) // 2 + 1]:
             self._directory.unfollow(service)
             self._asked.pop(service, None)
+            following = self._following.pop(service, None)
+            if following is not None:
+                self._spawn(following.unsubscribe())
         return bool(empty)
