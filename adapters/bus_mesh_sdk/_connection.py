@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
         self._hello = hello
-        self._turn = Turn(loop.call_soon, self._flush)
+        self.turn = Turn(loop.call_soon, self._flush)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
 
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         data = encode(frame)
         self._out.append(LENGTH.pack(len(data)))
         self._out.append(data)
-        self._turn.another()
+        self.turn.another()
         if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
             self.abort("the agent has stopped reading")
 

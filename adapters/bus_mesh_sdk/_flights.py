@@ -16,6 +16,7 @@ from typing import Final, cast
 
 from bus_mesh.protocol.errors import AgentAway, Cancelled, DeadlineExceeded, Draining, MeshError, OutcomeUnknown, Ran
 from bus_mesh.protocol.frames import MAX_TTL_MS, Call, Cancel, Fail, Head, Kind, Reply
+from bus_mesh.protocol.turn import MANY, PART, SMALL_PART
 from bus_mesh_sdk._connection import Connection, error_of
 from bus_mesh_sdk._context import further
 from bus_mesh_sdk._deadlines import Deadlines
@@ -211,6 +212,7 @@ class Flights:
         self.sent[flight.id] = flight
         self._deadlines.add(flight, flight.expires + GRACE)
         left = min(left, MAX_TTL_MS)
+        way.turn.part = SMALL_PART if len(self.sent) < MANY else PART
         way.send(Call(_CALL, flight.id, flight.service, flight.method, left, "", flight.head, flight.payload))
 
     def _wait(self, flight: Flight) -> None:

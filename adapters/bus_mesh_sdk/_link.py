@@ -259,8 +259,8 @@ class Link:
             way.send(Withdraw(Kind.WITHDRAW.value, number, serving.instance))
         elif serving.state is not State.LEAVING:
             serving.end()
-        await asyncio.wait([serving.withdrawn], timeout=min(patience, WITHDRAW_SECONDS))
-        if not await serving.idle(patience):
+        await asyncio.wait([serving.withdrawn], timeout=WITHDRAW_SECONDS)
+        if not await serving.idle(DRAIN_SECONDS):
             serving.stop()
             await serving.idle(1.0)
         serving.end()

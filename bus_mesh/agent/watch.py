@@ -69,8 +69,6 @@ class Watch:
             if not self._directory.follow(service) and not (self._make_room() and self._directory.follow(service)):
                 return
             self._spawn(self._follow(service))
-            # What this node itself serves, nobody else will tell: it does not answer its own questions.
-            self.learn(self.document)
         if self._asked.get(service, 0.0) > now:
             return
         self._asked[service] = now + FIND_PAUSE
@@ -157,6 +155,7 @@ class Watch:
         self._bus.publish(self._subjects.find(service, self._node), self.document, reply)
 
     async def _follow(self, service: str) -> None:
+        self.learn(self.document)  # what this node itself serves: it does not answer its own questions
         following = await self._bus.subscribe(self._subjects.found_of(service), self.on_found)
         if service not in self._directory.followed or service in self._following:
             await following.unsubscribe()  # given up meanwhile
