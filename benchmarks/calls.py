@@ -60,11 +60,13 @@ async def measure(stage: Stage, rounds: int, seconds: float) -> tuple[Measured, 
 
 
 def show(measured: Measured) -> None:
-    print(f"{'AT_ONCE':>7} {'WAY':<8} {'CALLS/S':>8} {'RATIO':>6} {'P50_MS':>7} {'RATIO':>6} {'P99_MS':>7} {'RATIO':>6}")
+    heads = ("AT_ONCE", "WAY", "CALLS/S", "RATIO", "P50_MS", "RATIO", "P99_MS", "RATIO")
+    print("{:>7} {:<8} {:>8} {:>6} {:>7} {:>6} {:>7} {:>6}".format(*heads))
     for at_once in AT_ONCE:
         for way in ("nats-py", *WAYS):
             rows = measured[way, at_once]
-            parts = [f"{at_once:>7} {way:<8} {median(rows, 'rate'):>8.0f} {ratio(measured, way, at_once, 'rate'):>6.2f}"]
+            rate, relative = median(rows, "rate"), ratio(measured, way, at_once, "rate")
+            parts = [f"{at_once:>7} {way:<8} {rate:>8.0f} {relative:>6.2f}"]
             for figure in ("p50", "p99"):
                 parts.append(f"{median(rows, figure):>7.2f} {ratio(measured, way, at_once, figure):>6.2f}")
             print(*parts)

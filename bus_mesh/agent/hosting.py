@@ -19,6 +19,8 @@ from bus_mesh.bus.contract import Bus, Subscription
 from bus_mesh.protocol.frames import Kind, Serve, Withdraw
 from bus_mesh.protocol.subjects import Subjects
 
+LOOK: Final = 0.02
+"""Seconds between looks at whether all calls are answered."""
 SETTLE: Final = 0.25
 """Seconds between an announcement and acting on it."""
 
@@ -47,8 +49,7 @@ class Hosting:
         self._spawn = spawn
         self.instances = announcer.instances
         self._groups: dict[str, Subscription] = {}
-        self._finds: dict[str, Subscription] = {}
-        self._emptied: dict[str, asyncio.Event] = {}
+        self._finds: dict[str, Subscription | None] = {}
 
     def __repr__(self) -> str:
         return f"Hosting({list(self.instances.values())})"
@@ -73,10 +74,10 @@ class Hosting:
         """Take the instances of a session that is gone out of their groups, and say so at once."""
         for instance in session.instances.values():
             instance.refusing = True
-            self.instances.pop(instance.id, None)
             group = self._groups.pop(instance.id, None)
             if group is not None:
                 self._spawn(group.unsubscribe())
+            self._forget(instance)
         if session.instances:
             session.instances = {}
             self._announcer.changed()
@@ -87,10 +88,7 @@ class Hosting:
         await asyncio.gather(*(self._depart(instance) for instance in staying))
 
     async def _join(self, instance: Instance, session: LocalSession, number: int) -> None:
-        if instance.service not in self._finds:
-            self._finds[instance.service] = await self._bus.subscribe(
-                self._subjects.find_of(instance.service), self._watch.on_find
-            )
+        await self._be_found(instance.service)
         self._announcer.changed()
         await asyncio.sleep(SETTLE)
         if instance.id not in self.instances or instance.state != "joining":
@@ -107,12 +105,28 @@ class Hosting:
 
     async def _leave(self, instance: Instance, session: LocalSession, number: int) -> None:
         await self._depart(instance)
-        while instance.inflight and instance.id in self.instances:
-            await asyncio.sleep(0.02)
+        # Looking now and then costs less than an event on the path of every call.
+        while instance.inflight and instance.id in self.instances:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK)
         if session.instances.pop(instance.id, None) is not None:
-            self.instances.pop(instance.id, None)
+            self._forget(instance)
             self._announcer.changed()
             session.send(Withdraw(int(Kind.WITHDRAW), number, instance.id))
+
+    async def _be_found(self, service: str) -> None:
+        """Answer those who ask for a service, from its first instance on."""
+        if service not in self._finds:
+            self._finds[service] = None
+            self._finds[service] = await self._bus.subscribe(self._subjects.find_of(service), self._watch.on_find)
+
+    def _forget(self, instance: Instance) -> None:
+        """Drop an instance; with the last one of a service, the broker tells those who ask that nobody serves it."""
+        self.instances.pop(instance.id, None)
+        if not any(other.service == instance.service for other in self.instances.values()):
+            found = self._finds.get(instance.service)
+            if found is not None:
+                del self._finds[instance.service]
+                self._spawn(found.unsubscribe())
 
     async def _depart(self, instance: Instance) -> None:
         instance.state = "leaving"

@@ -11,7 +11,7 @@ from bus_mesh import __version__
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.console import Console
-from bus_mesh.agent.hosting import Hosting
+from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound
 from bus_mesh.agent.local import Door
 from bus_mesh.agent.outbound import Outbound, Route
@@ -29,7 +29,7 @@ from bus_mesh.gates.gate import Path
 from bus_mesh.gates.measure import Meter
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
-from bus_mesh.identity.keyring import Keyring, Now, Own
+from bus_mesh.identity.keyring import Keyring, Now, Own, Untrusted
 from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
@@ -65,6 +65,8 @@ class Setting(NamedTuple):
     rotate_every: float
     home: str | None
     own_uid: int
+    boot_started_us: int | None = None
+    """When this process started, later than any start before it; None takes the wall clock's word."""
 
 
 class Node:
@@ -89,7 +91,14 @@ class Node:
         self._usual = Usual()
         self.subjects = Subjects(own.mesh)
         boot = world.entropy(8).hex()
-        self.keyring = Keyring(own, boot, world.entropy, world.clock(), rotate_every=setting.rotate_every)
+        self.keyring = Keyring(
+            own,
+            boot,
+            world.entropy,
+            world.clock(),
+            rotate_every=setting.rotate_every,
+            boot_started_us=setting.boot_started_us,
+        )
         self.directory: Directory[Sender] = Directory(world.draw)
         self.watch = Watch(
             own.node,
@@ -168,8 +177,8 @@ class Node:
             session.drain()
         await self.hosting.leave_all()
         end = self._loop.time() + patience
-        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):
-            await asyncio.sleep(0.02)
+        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):  # noqa: ASYNC110 - as in hosting
+            await asyncio.sleep(LOOK)
         self.announcer.withdraw()
         for session in list(self.door.sessions):
             session.close()
@@ -327,9 +336,12 @@ class Node:
     def _dropped(self, reason: str) -> None:
         self.metrics.envelope_failures.add(reason)
 
-    def _distrust(self, reason: str) -> None:
-        self.metrics.envelope_failures.add(reason)
-        self._limited.warning("announcement refused", reason=reason)
+    def _distrust(self, error: Untrusted) -> None:
+        self.metrics.envelope_failures.add(error.reason)
+        if error.alarm:
+            self._limited.warning("ALARM: a copied identity or key", reason=error.reason, message=error.message)
+        else:
+            self._limited.warning("announcement refused", reason=error.reason, message=error.message)
 
     # What gates and the console need.
 

@@ -83,7 +83,8 @@ class Agent:
             supervisor = Supervisor(keeper, place, jitter=rng.random, changed=self._told)
             world = World(read_clocks, os.urandom, rng.randrange, rng.random)
             home = os.environ.get("BUSMESH_HOME")
-            setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid())
+            started = boot_started_us(self.config.state, clock.wall_us())
+            setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
             apps = self._apps(own, supervisor)
             node = self._node = Node(own, bus, apps, world, setting, metrics)
             self._supervisor = supervisor
@@ -166,6 +167,22 @@ class Agent:
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())
+
+
+def boot_started_us(state: Path, now_us: int) -> int:
+    """Return a start time later than that of any start before, also where the clock was set back, and note it.
+
+    Others believe only the newest boot of a node: one that seems older would go unheard for two minutes.
+    """
+    file, before = state / "boot", 0
+    with contextlib.suppress(OSError, ValueError):
+        before = int(file.read_text())
+    started = max(now_us, before + 1)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(f"{started}\n")
+    fresh.replace(file)
+    return started
 
 
 def run_agent(config: NodeConfig, path: Path | None = None) -> int:

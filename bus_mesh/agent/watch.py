@@ -34,7 +34,7 @@ class Watch:
         clock: Callable[[], Now],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         changed: Callable[[Iterable[str], float], None],
-        distrust: Callable[[str], None],
+        distrust: Callable[[Untrusted], None],
     ) -> None:
         self._node = node
         self._keyring = keyring
@@ -120,7 +120,7 @@ class Watch:
         try:
             accepted = self._keyring.accept(data, now, claimed)
         except Untrusted as error:
-            self._distrust(error.reason)
+            self._distrust(error)
             return None
         self.learned(accepted.peer, accepted.announcement, now)
         return accepted

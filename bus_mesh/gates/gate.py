@@ -1,8 +1,9 @@
 """What a gate is, what it may say, and the path that gates make.
 
 A gate *holds* a call from the first `enter` that returns None or Wait until its `leave`. Whatever ends the call,
-exactly the gates that hold it get `leave`, the deepest first, once each. A gate that refuses, also after its own Wait, has let
-go by itself and gets none. After `Again` the gate that said it and those above it still hold; those below do not.
+exactly the gates that hold it get `leave`, the deepest first, once each. A gate that refuses, also after its own Wait,
+has let go by itself and gets none. After `Again` the gate that said it and those above it still hold; those below do
+not.
 
 What counters, slots and circuits a gate uses live outside the path, so that a path compiled from a newer policy goes on
 where the older one stands.

@@ -88,8 +88,14 @@ class Side(Enum):
 
 _BOTH: Final = frozenset({Kind.CALL, Kind.REPLY, Kind.FAIL, Kind.CANCEL, Kind.WITHDRAW, Kind.PING, Kind.PONG})
 _ROUTINE: Final = frozenset(map(int, _BOTH))  # plain numbers: they compare in half the time
-_FIRST: Final[dict[Side, frozenset[int]]] = {Side.AGENT: frozenset({Kind.HELLO}), Side.APP: frozenset({Kind.WELCOME, Kind.FAIL})}
-_LATER: Final[dict[Side, frozenset[int]]] = {Side.AGENT: _BOTH | {Kind.SERVE}, Side.APP: _BOTH | {Kind.SERVED, Kind.DRAIN}}
+_FIRST: Final[dict[Side, frozenset[int]]] = {
+    Side.AGENT: frozenset({Kind.HELLO}),
+    Side.APP: frozenset({Kind.WELCOME, Kind.FAIL}),
+}
+_LATER: Final[_Kinds] = {
+    Side.AGENT: _BOTH | {Kind.SERVE},
+    Side.APP: _BOTH | {Kind.SERVED, Kind.DRAIN},
+}
 
 
 class Session:

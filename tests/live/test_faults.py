@@ -1,0 +1,227 @@
+"""What callers are told when processes die, hang and leave, held against what services wrote down."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from bus_mesh_sdk import Mesh
+
+from caller_at_work import Caller, Verdict, judge
+from mesh_world import NOISE, World, program, until
+
+pytestmark = pytest.mark.timeout(90)
+POLICY = """\
+kind: Service
+name: ledger
+access: {allow: [{from: [tester], methods: ["*"]}]}
+"""
+INSTANCES = {"ledger": 6}
+LEFT = ("node-a", "node-b")
+"""Where callers are; node-c only serves."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("faults")
+    with World(folder, POLICY) as world:
+        for name in (*LEFT, "node-c"):
+            service = {"command": program("ledger.py", folder / f"{name}.record"), "replicas": 2}
+            world.node(name, serve=["ledger"], call_as=["tester"], services={"ledger": service})
+        yield world
+
+
+@pytest.fixture
+def calm(world: World) -> World:
+    """The mesh with everything up, as every test here finds it."""
+    for name in world.nodes:
+        world.until_up(name, **INSTANCES)
+    return world
+
+
+class Load:
+    """Two callers at two nodes, and the file for what services do meanwhile."""
+
+    def __init__(self, world: World, callers: list[Caller]) -> None:
+        self.world = world
+        self.callers = callers
+
+    async def enough(self, count: int = 60) -> None:
+        """Return once each caller has had so many further successes."""
+        await asyncio.gather(*(caller.enough(count) for caller in self.callers))
+
+    def judge(self) -> Verdict:
+        return judge([call for caller in self.callers for call in caller.calls], self.world.folder)
+
+    def seconds_to_flow(self, at: float) -> float:
+        """Return after how many seconds from `at` the first call that began later had succeeded at every caller."""
+        return max(caller.first_after(at).ended for caller in self.callers) - at
+
+
+@asynccontextmanager
+async def load(world: World) -> AsyncIterator[Load]:
+    """Call for the length of a block, some 200 times a second in all."""
+    for file in world.folder.glob("*.record"):
+        os.truncate(file, 0)
+    first, second = (Mesh.connect(app="tester", socket=world.nodes[name].socket) for name in LEFT)
+    async with first, second:
+        callers = [Caller(first, "a"), Caller(second, "b")]
+        async with asyncio.TaskGroup() as group:
+            for caller in callers:
+                group.create_task(caller.run())
+            running = Load(world, callers)
+            await running.enough()
+            yield running
+            await running.enough()
+            for caller in callers:
+                caller.stop()
+
+
+def kept(verdict: Verdict) -> None:
+    """Assert what holds whatever happens."""
+    print(verdict)
+    assert verdict.broken == {}
+
+
+async def soon(fact: Callable[[], object], what: str, seconds: float = 20.0) -> float:
+    return await asyncio.to_thread(until, fact, what, seconds)
+
+
+async def test_a_killed_agent_takes_its_services_with_it_and_no_promise_is_broken(calm: World) -> None:
+    node = calm.nodes["node-c"]
+    async with load(calm) as running:
+        family = await asyncio.to_thread(node.kill)
+        killed = time.monotonic()
+        await soon(lambda: not any(alive(one) for one in family), "the services of a killed agent are gone", 5.0)
+        gone = time.monotonic() - killed
+        await running.enough()
+        node.start()
+        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await running.enough()
+
+    verdict = running.judge()
+    kept(verdict)
+    flow = running.seconds_to_flow(killed)
+    print(f"its {len(family)} processes were gone after {gone * 1000:.0f} ms, calls flowed after {flow * 1000:.0f} ms")
+    assert gone < 1.0 + NOISE
+    lost = sum(verdict.errors.values())
+    assert lost <= verdict.calls * 0.1, "only calls that were on their way to it may fail"
+
+
+async def test_calls_through_a_killed_agent_are_answered_and_go_on_when_it_is_back(calm: World) -> None:
+    node = calm.nodes["node-b"]
+    async with load(calm) as running:
+        await asyncio.to_thread(node.kill)
+        killed = time.monotonic()
+        node.start()
+        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await running.enough()
+
+    verdict = running.judge()
+    kept(verdict)
+    print(f"calls through it flowed after {running.seconds_to_flow(killed):.2f} s, the start of its agent included")
+    assert set(verdict.errors) <= {"UNAVAILABLE/OUTCOME_UNKNOWN", "UNAVAILABLE/AGENT_AWAY", *LOST}
+
+
+LOST = {"DEADLINE_EXCEEDED/DEADLINE_EXCEEDED"}
+
+
+async def test_a_killed_service_is_known_at_once_and_no_promise_is_broken(calm: World) -> None:
+    victim = await asyncio.to_thread(calm.nodes["node-c"].services)
+    async with load(calm) as running:
+        victim[0].kill()
+        killed = time.monotonic()
+        await running.enough()
+        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+
+    verdict = running.judge()
+    kept(verdict)
+    took = max((c.ended - killed for caller in running.callers for c in caller.calls if c.error), default=0.0)
+    print(f"the last failure came {took * 1000:.0f} ms after the kill")
+    assert set(verdict.errors) <= {"UNAVAILABLE/OUTCOME_UNKNOWN"}, "its agent knows, so nothing waits for its deadline"
+
+
+async def test_calls_flow_half_a_second_after_a_killed_broker_is_back(calm: World) -> None:
+    async with load(calm) as running:
+        await asyncio.to_thread(calm.kill_broker)
+        await asyncio.sleep(2.0)  # how long it is away is what is tested
+        await asyncio.to_thread(calm.start_broker)
+        back = time.monotonic()
+        await running.enough()
+
+    kept(running.judge())
+    flow = running.seconds_to_flow(back)
+    print(f"calls flowed {flow * 1000:.0f} ms after the broker's return")
+    assert flow < 0.5 + NOISE
+
+
+async def test_calls_that_a_hanging_broker_held_back_are_late_and_not_run(calm: World) -> None:
+    broker = calm.server.pid
+    async with load(calm) as running:
+        os.kill(broker, signal.SIGSTOP)
+        await asyncio.sleep(2.0)  # how long it hangs is what is tested
+        os.kill(broker, signal.SIGCONT)
+        back = time.monotonic()
+        await running.enough()
+
+    verdict = running.judge()
+    kept(verdict)
+    flow = running.seconds_to_flow(back)
+    print(f"calls flowed {flow * 1000:.0f} ms after the broker went on")
+    assert verdict.errors, "calls of 1 to 2 s cannot all have survived 2 s"
+    assert flow < 0.5 + NOISE
+
+
+async def test_an_agent_that_is_told_to_leave_loses_no_call(calm: World) -> None:
+    node = calm.nodes["node-c"]
+    async with load(calm) as running:
+        code = await asyncio.to_thread(node.terminate)
+        await running.enough()
+        node.start()
+        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+
+    verdict = running.judge()
+    kept(verdict)
+    assert (code, dict(verdict.errors)) == (0, {})
+
+
+async def test_a_service_that_is_told_to_leave_loses_no_call(calm: World) -> None:
+    victim = (await asyncio.to_thread(calm.nodes["node-c"].services))[0]
+    async with load(calm) as running:
+        victim.terminate()
+        await soon(lambda: not alive(victim), "the service has left")
+        await running.enough()
+
+    verdict = running.judge()
+    kept(verdict)
+    assert dict(verdict.errors) == {}
+
+
+async def test_callers_of_an_agent_that_restarts_wait_for_the_next_one_and_lose_no_call(calm: World) -> None:
+    node = calm.nodes["node-b"]
+    async with load(calm) as running:
+        code = await asyncio.to_thread(node.terminate)
+        node.start()
+        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await running.enough()
+
+    verdict = running.judge()
+    kept(verdict)
+    print(f"exit code {code}")
+    assert code == 0
+    assert set(verdict.errors) <= {"UNAVAILABLE/AGENT_AWAY"}, "a start may take longer than a call of 1 s can wait"
+
+
+def alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+
+
+def test_records_are_where_the_judge_looks(calm: World) -> None:
+    names = sorted(file.name for file in Path(calm.folder).glob("*.record"))
+
+    assert names == ["node-a.record", "node-b.record", "node-c.record"]
