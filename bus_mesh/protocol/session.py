@@ -92,7 +92,7 @@ _FIRST: Final[dict[Side, frozenset[int]]] = {
     Side.AGENT: frozenset({Kind.HELLO}),
     Side.APP: frozenset({Kind.WELCOME, Kind.FAIL}),
 }
-_LATER: Final[_Kinds] = {
+_LATER: Final[dict[Side, frozenset[int]]] = {
     Side.AGENT: _BOTH | {Kind.SERVE},
     Side.APP: _BOTH | {Kind.SERVED, Kind.DRAIN},
 }
