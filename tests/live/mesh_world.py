@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
+import pytest
 import yaml
 from bus_mesh_sdk import Mesh, MeshError
 
@@ -35,11 +36,14 @@ NOISE = 0.25
 """Seconds that the scheduler of a small machine may add to any of ours when a dozen processes start at once."""
 
 
-def until(fact: Callable[[], object], what: str, seconds: float = 20.0, every: float = 0.01) -> float:
+def until(
+    fact: Callable[[], object], what: str | Callable[[], str], seconds: float = 20.0, every: float = 0.01
+) -> float:
     """Return after how many seconds `fact` came true; fail with `what` when it did not in time."""
     began = time.monotonic()
     while not fact():
-        assert time.monotonic() - began < seconds, f"after {seconds:g} s still not so: {what}"
+        if time.monotonic() - began > seconds:
+            pytest.fail(f"after {seconds:g} s still not so: {what if isinstance(what, str) else what()}")
         time.sleep(every)
     return time.monotonic() - began
 
@@ -119,11 +123,13 @@ class World:
     def __init__(self, folder: Path, policy: str) -> None:
         self.folder = folder
         self.nodes: dict[str, Node] = {}
+        self.seen: list[str] = []
         self._policy = policy
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="world")
 
     def __enter__(self) -> Self:
+        self._before = psutil.Process().children(recursive=True)
         self._thread.start()
         self.home = MeshHome(self.folder / "home")
         self.home.init("test")
@@ -137,6 +143,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.server.pid, signal.SIGCONT)
+        below = psutil.Process().children(recursive=True)
         started = [node.process for node in self.nodes.values() if node.process is not None]
         for process in started:
             process.terminate()
@@ -150,6 +157,8 @@ class World:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        _, left = psutil.wait_procs([one for one in below if one not in self._before], timeout=5)
+        assert not left, f"left running: {left}"
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the world's loop, and return what it returns."""
@@ -205,9 +214,10 @@ class World:
                 up = [one["service"] for one in self.instances(node, app) if one["state"] == "up"]
             except MeshError:
                 return False
+            self.seen = up
             return all(up.count(service) == count for service, count in wanted.items())
 
-        return until(there, f"{node} knows {wanted}", seconds)
+        return until(there, lambda: f"{node} knows {wanted}, it knows {self.seen}", seconds)
 
     def kill_broker(self) -> None:
         """Kill the broker with -9, and return once it is gone."""

@@ -171,6 +171,9 @@ def test_a_home_too_deep_for_sockets_still_works(tmp_path: Path) -> None:
 
         assert len(socket) < 107
         assert up.busmesh("get", "nodes").returncode == 0
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(timeout=40) == 0
+        assert not Path(socket).parent.parent.exists()
 
 
 def test_a_denial_takes_effect_on_sighup_and_heals(tmp_path: Path) -> None:
