@@ -6,7 +6,8 @@ What the frames mean is the owner's affair. A connection is never reused: after 
 """
 
 import asyncio
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, LENGTH, Fail, Frame, Hello, Kind, Welcome, encode
@@ -179,11 +180,21 @@ class Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def dial(owner: Owner, path: str, hello: Hello) -> Connection:
+Reach: TypeAlias = Callable[[Callable[[], Connection], str], Coroutine[Any, Any, Connection]]
+"""Returns a connection, made by its first argument, whose bytes go to the agent at a path; OSError when none is there."""
+
+
+async def by_socket(make: Callable[[], Connection], path: str) -> Connection:
+    """Reach an agent by its Unix socket."""
+    _, connection = await asyncio.get_running_loop().create_unix_connection(make, path)
+    return connection
+
+
+async def dial(owner: Owner, path: str, hello: Hello, reach: Reach = by_socket) -> Connection:
     """Return an OPEN connection to the agent at `path`; MeshError saying what stands in the way."""
     loop = asyncio.get_running_loop()
     try:
-        _, connection = await loop.create_unix_connection(lambda: Connection(owner, hello, loop), path)
+        connection = await reach(lambda: Connection(owner, hello, loop), path)
     except PermissionError as error:
         raise PermissionDenied(
             f"{path}: this user may not connect to the agent: join the socket's group", ran=Ran.NO

@@ -59,6 +59,8 @@ class Deadlines:
         held = self._slots.get(int(at / SLOT) + 1)
         if held is not None:
             held.discard(thing)
+            if not held:
+                held.clear()  # gives back the room of the hundreds that it may have held, which `discard` keeps
 
     def due(self, now: float) -> list[Timed]:
         """Return, and forget, everything whose time is past."""

@@ -27,7 +27,7 @@ from bus_mesh.protocol.frames import (
     Withdraw,
     encode,
 )
-from bus_mesh_sdk._connection import Connection, dial, error_of
+from bus_mesh_sdk._connection import Connection, Reach, by_socket, dial, error_of
 from bus_mesh_sdk._context import answering, asked, deadline_of, head_of
 from bus_mesh_sdk._deadlines import Deadlines
 from bus_mesh_sdk._failure import refusal
@@ -52,7 +52,9 @@ _log: Final = logging.getLogger("bus_mesh_sdk")
 class Link:
     """One app's way to its agent: its calls, its services and the connection that carries them."""
 
-    def __init__(self, path: str, hello: Hello, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, path: str, hello: Hello, entropy: Callable[[int], bytes] = os.urandom, reach: Reach = by_socket
+    ) -> None:
         self.path = path
         self.hello = hello
         self.loop = asyncio.get_running_loop()
@@ -61,6 +63,7 @@ class Link:
         self.flights = Flights(self.loop, self.deadlines)
         self.servings: list[Serving] = []
         self._entropy = entropy
+        self._reach = reach
         self._connections: set[Connection] = set()
         self._asked: dict[int, tuple[Serving, Connection]] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -143,7 +146,7 @@ class Link:
         while True:
             began = self.loop.time()
             try:
-                connection = await dial(self, self.path, self.hello)
+                connection = await dial(self, self.path, self.hello, self._reach)
             except MeshError as error:
                 self._not_joined(error)
             else:

@@ -16,6 +16,7 @@ from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh_sdk import _where
 from bus_mesh_sdk._client import client_of
 from bus_mesh_sdk._codec import request_of, value_of
+from bus_mesh_sdk._connection import Reach, by_socket
 from bus_mesh_sdk._context import check_timeout
 from bus_mesh_sdk._link import Link
 from bus_mesh_sdk._service import Method, Service, contract_of, method_of
@@ -32,10 +33,11 @@ class Mesh:
     It survives a restart of the agent: it connects again and serves again what it served.
     """
 
-    def __init__(self, path: str, hello: Hello, patience: float) -> None:
+    def __init__(self, path: str, hello: Hello, patience: float, reach: Reach = by_socket) -> None:
         self._path = path
         self._hello = hello
         self._patience = patience
+        self._reach = reach
         self._opened: Link | None = None
         self._closing: asyncio.Task[None] | None = None
         self._wanted: asyncio.Event = asyncio.Event()
@@ -66,7 +68,7 @@ class Mesh:
     async def __aenter__(self) -> Self:
         if self._opened is not None:
             raise RuntimeError("this Mesh is open or was closed: a session is used once, connect another")
-        self._opened = Link(self._path, self._hello)
+        self._opened = Link(self._path, self._hello, reach=self._reach)
         await self._opened.open(self._patience)
         return self
 

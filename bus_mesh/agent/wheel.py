@@ -45,6 +45,8 @@ class Wheel:
         slot = self._slots.get(flight.slot)
         if slot is not None:
             slot.pop(flight, None)
+            if not slot:
+                slot.clear()  # gives back the room of the hundreds that it may have held, which `pop` keeps
         flight.slot = -1
 
     def next_due(self) -> float | None:

@@ -10,7 +10,7 @@ import asyncio
 class Wire:
     """Publishes of this turn on their way to one socket."""
 
-    __slots__ = ("_loop", "_out", "_transport")
+    __slots__ = ("_loop", "_out", "_size", "_transport")
 
     def __init__(self, transport: asyncio.WriteTransport, loop: asyncio.AbstractEventLoop) -> None:
         # A write goes to the system at once, not at the end of the turn; what is under way is bounded by the backlog.
@@ -18,6 +18,7 @@ class Wire:
         self._transport = transport
         self._loop = loop
         self._out: list[bytes] = []
+        self._size = 0
 
     def __repr__(self) -> str:
         return f"Wire(backlog={self.backlog})"
@@ -25,20 +26,22 @@ class Wire:
     @property
     def backlog(self) -> int:
         """Bytes taken and not yet handed to the system."""
-        return self._transport.get_write_buffer_size() + sum(map(len, self._out))
+        return self._transport.get_write_buffer_size() + self._size
 
     def publish(self, subject: str, data: bytes, reply: str) -> None:
         """Take a message: it is written by `flush`, or at the end of the turn."""
         if not self._out:
             self._loop.call_soon(self.flush)
-        head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
-        self._out += (head.encode(), data, b"\r\n")
+        head = (f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n").encode()
+        self._out += (head, data, b"\r\n")
+        self._size += len(head) + len(data) + 2
 
     def flush(self) -> None:
         """Write what was taken."""
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
+        self._size = 0
 
 
 def is_subject(text: str) -> bool:
