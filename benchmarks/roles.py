@@ -8,11 +8,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
+import nats
 import uvloop
 from bus_mesh_sdk import Mesh, Service, rpc
 from nats.aio.msg import Msg
-
-import nats
 
 PAYLOAD = b"x" * 128
 

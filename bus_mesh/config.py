@@ -65,7 +65,7 @@ MAX_SOCKET_PATH: Final = 107
 """Bytes of a Unix socket's path (sun_path in unix(7), less its NUL)."""
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a file of documents."""
-NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state")
+NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "services", "epoch")
 """What an agent takes up once, when it starts; the rest follows SIGHUP."""
 
 

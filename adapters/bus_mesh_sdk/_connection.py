@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
 
 
 Reach: TypeAlias = Callable[[Callable[[], Connection], str], Coroutine[Any, Any, Connection]]
-"""Returns a connection, made by its first argument, whose bytes go to the agent at a path; OSError when none is there."""
+"""Returns a connection, made by its first argument, whose bytes go to the agent at a path; OSError if none is there."""
 
 
 async def by_socket(make: Callable[[], Connection], path: str) -> Connection:

@@ -122,7 +122,8 @@ def options(
     """Say more about the calls made inside the block.
 
     `timeout` in seconds, at most 600. `metadata` is text to text and adds to that of outer blocks. `key` keeps calls
-    with the same key on one instance where policy balances by key. `idempotency_key` makes a call safe to repeat.
+    with the same key on one instance where policy balances by key. `idempotency_key` travels
+    with the call; no agent keeps answers by it yet, so it does not make a call safe to repeat.
     `instance` names the one instance to call.
     """
     if timeout is not None:

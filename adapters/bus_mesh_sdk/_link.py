@@ -84,12 +84,14 @@ class Link:
         timeout: float | None,
         explicit: float | None,
         idempotent: bool,
+        otherwise: float | None = None,
     ) -> Reply:
         """Return the reply to a call, or raise its MeshError.
 
-        Of the timeouts (seconds) the first that is not None holds: `explicit`, that of `options(...)`, `timeout`.
+        Of the timeouts (seconds) the first that is not None holds: `explicit`, that of `options(...)`, `timeout`; and
+        where nobody said one, `otherwise` (the contract's, or the default), which policy may shorten.
         """
-        flight = self._flight(service, method, payload, timeout, explicit, idempotent)
+        flight = self._flight(service, method, payload, timeout, explicit, idempotent, otherwise)
         parent = answering.get()
         came_by = None if parent is None else parent.way
         self.flights.depart(flight, came_by if came_by in self._connections else None)
@@ -103,25 +105,31 @@ class Link:
                 self.flights.pump()
 
     def _flight(
-        self, service: str, method: str, payload: bytes, timeout: float | None, explicit: float | None, idempotent: bool
+        self,
+        service: str,
+        method: str,
+        payload: bytes,
+        timeout: float | None,
+        explicit: float | None,
+        idempotent: bool,
+        otherwise: float | None,
     ) -> Flight:
         if self.closed:
             raise RuntimeError("this Mesh is closed: connect again to make further calls")
         said, parent = asked.get(), answering.get()
         if explicit is None:
             explicit = timeout if said.timeout is None else said.timeout
-        if said.idempotency_key is not None:
-            idempotent = True
         way = self.flights.connection
         if way is not None and len(payload) > way.largest_payload:
             size, most = len(payload), way.largest_payload
             raise PayloadTooLarge(
                 f"the parameters of {service}.{method} have {size} bytes, over the limit of {most}", ran=Ran.NO
             )
-        expires = deadline_of(self.loop.time(), explicit, parent)
-        return Flight(
-            self.flights, service, method, payload, head_of(said, parent, expires, idempotent), expires, idempotent
-        )
+        expires = deadline_of(self.loop.time(), otherwise if explicit is None else explicit, parent)
+        head = head_of(said, parent, expires, idempotent)
+        if explicit is None:
+            head["implicit"] = True
+        return Flight(self.flights, service, method, payload, head, expires, idempotent)
 
     # ---- the connection
 
@@ -251,9 +259,8 @@ class Link:
                 ran=Ran.NO,
             ) from None
 
-    async def withdraw(self, serving: Serving, patience: float | None = None) -> None:
+    async def withdraw(self, serving: Serving) -> None:
         """Take a service back and wait until its handlers have ended."""
-        patience = DRAIN_SECONDS if patience is None else patience
         way = serving.connection
         if serving.state is State.SERVING and way is not None and way.alive:
             serving.state = State.LEAVING

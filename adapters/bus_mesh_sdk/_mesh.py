@@ -170,9 +170,14 @@ class Mesh:
         """Call a contract's method; clients do."""
         codec = method.codec
         payload = codec.request(args, kwargs)
-        timeout = method.timeout if timeout is None else timeout
         reply = await self._link.call(
-            method.service, method.name, payload, timeout=timeout, explicit=None, idempotent=method.idempotent
+            method.service,
+            method.name,
+            payload,
+            timeout=timeout,
+            explicit=None,
+            idempotent=method.idempotent,
+            otherwise=method.timeout,
         )
         return codec.result(reply.payload)
 

@@ -19,6 +19,8 @@ MOST_CONNECTIONS: Final = 256
 """Connections of one user."""
 MOST_HELD: Final = 64 * 1024 * 1024
 """Bytes of half-received frames of one user."""
+BACKLOG: Final = 100
+"""Connections that wait to be taken."""
 _UCRED: Final = struct.Struct("3i")
 
 
@@ -60,19 +62,35 @@ class Door:
             del self._by_user[session.peer.uid]
 
 
-async def listen(path: Path, make: Callable[[], LocalSession]) -> asyncio.AbstractServer:
-    """Listen on a Unix socket, taking the place of one whose agent is dead; raise SocketTaken otherwise."""
+def claim(path: Path) -> socket.socket:
+    """Listen at a path, taking the place of an agent that is dead; raise SocketTaken otherwise.
+
+    Connections wait until `serve`. So an agent owns its socket before it says a word on the bus: of two that are
+    started by mistake, the second must not pass for a new boot of the first.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         _clear(path)
-        server = await asyncio.get_running_loop().create_unix_server(make, str(path))
-        path.chmod(0o660)  # noqa: ASYNC240 - one call, once, on a local file system
+        sock.bind(str(path))
+        path.chmod(0o660)  # nobody can connect before `listen`, whatever the umask is
+        sock.listen(BACKLOG)
     except OSError as error:
+        sock.close()
         text = (
             f"cannot listen on {path}: {error.strerror or error}; set `socket:` in node.yaml to a place you may write"
         )
         raise SocketTaken(text) from None
-    return server
+    except SocketTaken:
+        sock.close()
+        raise
+    return sock
+
+
+async def serve(sock: socket.socket, make: Callable[[], LocalSession]) -> asyncio.AbstractServer:
+    """Take the connections that come, and have come, to a claimed socket."""
+    sock.setblocking(False)
+    return await asyncio.get_running_loop().create_unix_server(make, sock=sock, backlog=BACKLOG)
 
 
 def identify(transport: asyncio.BaseTransport) -> Peer:
@@ -114,4 +132,4 @@ def _clear(path: Path) -> None:
     raise SocketTaken(f"an agent listens on {path} already: stop it, or set `socket:` in node.yaml to another path")
 
 
-__all__ = ["Door", "SocketTaken", "identify", "listen"]
+__all__ = ["Door", "SocketTaken", "claim", "identify", "serve"]

@@ -232,6 +232,7 @@ class Outbound:
         if sent is not None:
             cancel = encode(Cancel(_CANCEL, flight.try_id))
             for peer in sent.peers:
+                peer.knows_me = False  # it may have lost what it knew of us: introduce ourselves again
                 self._outbox.answer(peer, cancel)
             self._outbox.settle(flight)
 
@@ -304,11 +305,13 @@ def _target_id(flight: Flight) -> str | None:
 
 
 def _deadline(deadline: float, head: Head, route: Route, now: float) -> float:
-    """Return when the call's time is out: what the caller said, or policy where it said nothing itself."""
-    if route.timeout is not None and head.get("implicit") is True:
-        return now + min(route.timeout, route.longest)
+    """Return when the call's time is out; policy shortens what a contract or a default says, not what a caller says."""
     expires = head.get("expires_us")
-    return expires / 1e6 if type(expires) is int and expires < deadline * 1e6 else deadline
+    if type(expires) is int and expires < deadline * 1e6:
+        deadline = expires / 1e6
+    if route.timeout is not None and head.get("implicit") is True:
+        deadline = min(deadline, now + route.timeout)
+    return deadline
 
 
 def _too_many(session: Asker, most: int) -> MeshError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
-from bus_mesh.agent.local import identify, listen
+from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
@@ -43,7 +43,7 @@ def read_clocks() -> Now:
 def own_from(config: NodeConfig) -> Own:
     """Return who this node is, from its identity directory; raise ConfigError or Untrusted with what to do."""
     try:
-        key = NodeKey.from_bytes(config.key_file.read_bytes())
+        key = _key(config.key_file)
         chain, root = config.chain_file.read_bytes(), config.root_file.read_bytes()
     except OSError as error:
         text = f"{error.strerror}: write this node's identity with `busmesh node add {config.node}`"
@@ -52,6 +52,16 @@ def own_from(config: NodeConfig) -> Own:
     if own.node != config.node:
         raise _wrong(config.chain_file, f"certifies node {own.node}, and node.yaml says {config.node}: make them agree")
     return own
+
+
+def _key(path: Path) -> NodeKey:
+    data = path.read_bytes()
+    try:
+        return NodeKey.from_bytes(data)
+    except ValueError:
+        raise _wrong(
+            path, f"holds {len(data)} bytes, and a node's key is 32: restore it, or admit the node anew"
+        ) from None
 
 
 class Agent:
@@ -75,6 +85,9 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             keeper = await Keeper.start()
             stack.push_async_callback(keeper.close)
+            socket = claim(self.config.socket)
+            stack.callback(_unlink, self.config.socket)
+            stack.callback(socket.close)
             rng = random.SystemRandom()
             bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random)
             await bus.start()
@@ -90,14 +103,13 @@ class Agent:
             self._supervisor = supervisor
             self._show(metrics, node)
             self._load_policy(node)
-            await node.start()
-            stack.push_async_callback(node.stop)
-            server = await listen(self.config.socket, lambda: node.session(identify))
-            stack.callback(_unlink, self.config.socket)
-            stack.callback(server.close)
             http = self._http(metrics, node)
             if http is not None:
                 stack.callback(http.close)
+            await node.start()
+            stack.push_async_callback(node.stop)
+            server = await serve(socket, lambda: node.session(identify))
+            stack.callback(server.close)
             supervisor.start(self.config.services)
             self._log.info(
                 "agent up",
@@ -132,6 +144,7 @@ class Agent:
                 self._log.warning("these settings need a restart of the agent", fields=fixed)
             kept = {field: getattr(self.config, field) for field in fixed}
             self.config = new.model_copy(update=kept)
+            log.configure(self.config.log.level, self.config.log.format, node=self.config.node)
             assert self._supervisor is not None
             self._node.apps = self._apps(self._node.own, self._supervisor)
         self._load_policy(self._node)

@@ -14,6 +14,7 @@ messages that were under way when the broker was lost, nor about the order of tw
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, Protocol
@@ -44,6 +45,8 @@ SUBJECT_LIMIT: Final = 1000
 """Characters of a subject and a reply together: 4,000 bytes at most, of the 4,096 that a broker takes in one line."""
 NO_RESPONDERS: Final = 503
 """Status of the broker's word that nobody subscribes."""
+
+_CREDENTIALS: Final = re.compile(r"//[^/@\s]*@")
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +150,7 @@ class Stated:
         self.last_error = ""
         self.reconnects = 0
         self.handler_errors = 0
-        self._where = where
+        self._where = _CREDENTIALS.sub("//", where)  # it goes into messages and logs
         self._settled = asyncio.Event()
         self._watchers: list[Callable[[BusState], None]] = []
         self._was_connected = False

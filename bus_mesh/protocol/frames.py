@@ -35,6 +35,7 @@ FRAME_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that one frame may take on the socket."""
 MAX_TTL_MS: Final = 600_000
 """The longest time that a call may be given: ten minutes."""
+_MOST_FIELDS: Final = 8
 LENGTH: Final = struct.Struct(">I")
 
 Head: TypeAlias = dict[str, Any]
@@ -249,12 +250,13 @@ def _measure_head(data: bytes) -> None:
     reader = msgpack.Unpacker(max_buffer_size=len(data), max_bin_len=len(data))
     reader.feed(data)
     try:
-        for _ in range(reader.read_array_header() - 1):
+        fields = reader.read_array_header()
+        for _ in range(min(fields, _MOST_FIELDS) - 1):
             reader.skip()
     except Exception as error:
         raise FrameError(f"not MessagePack: {type(error).__name__}") from None
     at = reader.tell()
-    if at > HEAD_LIMIT or data[at : at + 1] not in (b"\xc4", b"\xc5", b"\xc6"):
+    if fields > _MOST_FIELDS or at > HEAD_LIMIT or data[at : at + 1] not in (b"\xc4", b"\xc5", b"\xc6"):
         raise FrameError(f"over {HEAD_LIMIT} bytes before the payload")
 
 

@@ -1,5 +1,3 @@
-"""Asks for two prices, of which there is one."""
-
 import asyncio
 
 from bus_mesh_sdk import Mesh

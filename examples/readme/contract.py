@@ -1,5 +1,3 @@
-"""What both sides promise each other: they import this file, and nothing is generated from it."""
-
 from bus_mesh_sdk import Code, MeshError, Service, rpc
 from pydantic import BaseModel
 

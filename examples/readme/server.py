@@ -1,5 +1,3 @@
-"""Serves `prices` until Ctrl-C or SIGTERM; start as many as you like."""
-
 import asyncio
 
 from bus_mesh_sdk import Mesh

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import uvloop
 
 from bus_mesh.bus.contract import Bus
 from bus_mesh.bus.embedded import EmbeddedServer
 from bus_mesh.bus.memory import MemoryBroker
 from bus_mesh.bus.nats_bus import NatsBus
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test on both loops: agents run on uvloop where it is installed."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Broker(Protocol):

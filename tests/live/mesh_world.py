@@ -2,7 +2,7 @@
 
     with World(folder) as world:
         node = world.node("node-a", serve=["ledger"], call_as=["tester"], services={...})
-        world.until_up("node-a", ledger=2)
+        world.until_up("node-a", {"ledger": 2})
 
 Nothing here waits for a time to pass: each wait is for a condition, and names it when it does not come true.
 """
@@ -17,14 +17,16 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import nats
 import psutil
 import pytest
 import yaml
 from bus_mesh_sdk import Mesh, MeshError
+from nats.aio.client import Client
 
 from bus_mesh.bus.embedded import EmbeddedServer
 from bus_mesh.cli.home import MeshHome
@@ -32,6 +34,7 @@ from bus_mesh.cli.home import MeshHome
 T = TypeVar("T")
 PROGRAMS = Path(__file__).parent / "programs"
 BUSMESH = [sys.executable, "-m", "bus_mesh.cli"]
+NOTHING: Mapping[str, int] = {}
 NOISE = 0.25
 """Seconds that the scheduler of a small machine may add to any of ours when a dozen processes start at once."""
 
@@ -194,24 +197,26 @@ class World:
             node.start()
         return node
 
-    def instances(self, node: str, app: str = "tester") -> list[dict[str, Any]]:
-        """Return what a node's agent knows of all instances of the mesh."""
+    def ask(self, node: str, what: str, app: str = "tester") -> list[dict[str, Any]]:
+        """Return the `nodes`, `services` or `instances` of the mesh that a node's agent finds."""
 
         async def ask() -> list[dict[str, Any]]:
             async with Mesh.connect(app=app, socket=self.nodes[node].socket, patience=10.0) as mesh:
-                found: list[dict[str, Any]] = await mesh.call("busmesh", "instances", {}, timeout=5.0)
+                found: list[dict[str, Any]] = await mesh.call("busmesh", what, {}, timeout=5.0)
                 return found
 
         return self.run(ask())
 
-    def until_up(self, node: str, app: str = "tester", seconds: float = 30.0, **wanted: int) -> float:
-        """Wait until a node's agent answers and knows that many instances of each service as up; return the seconds."""
+    def until_up(
+        self, node: str, wanted: Mapping[str, int] = NOTHING, app: str = "tester", seconds: float = 30.0
+    ) -> float:
+        """Wait until a node's agent answers and knows so many instances of each service as up; return the seconds."""
 
         def there() -> bool:
             process = self.nodes[node].process
             assert process is None or process.poll() is None, f"the agent of {node} ended:\n{self.nodes[node].log}"
             try:
-                up = [one["service"] for one in self.instances(node, app) if one["state"] == "up"]
+                up = [one["service"] for one in self.ask(node, "instances", app) if one["state"] == "up"]
             except MeshError:
                 return False
             self.seen = up
@@ -229,6 +234,16 @@ class World:
     def start_broker(self) -> None:
         """Start the broker again, on the same port."""
         self.run(self.server.start())
+
+
+@contextlib.asynccontextmanager
+async def stranger(world: World) -> AsyncIterator[Client]:
+    """A client of the broker that is no part of the mesh, for the length of a block."""
+    client = await nats.connect(world.server.url)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def program(name: str, *arguments: object) -> list[str]:

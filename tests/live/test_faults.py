@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bus_mesh_sdk import Mesh, Ran
-
+from bus_mesh_sdk import Mesh
 from caller_at_work import Caller, Verdict, judge
 from mesh_world import NOISE, World, program, until
 
@@ -22,6 +21,9 @@ name: ledger
 access: {allow: [{from: [tester], methods: ["*"]}]}
 """
 INSTANCES = {"ledger": 6}
+TIME_OUT = "DEADLINE_EXCEEDED/DEADLINE_EXCEEDED"
+FIRST_WAY = 0.1
+"""Seconds that the first envelope of a new agent may take, on a machine that is starting processes: see `judge`."""
 LEFT = ("node-a", "node-b")
 """Where callers are; node-c only serves."""
 
@@ -45,7 +47,7 @@ def stopped_processes() -> None:
 def calm(world: World) -> World:
     """The mesh with everything up, as every test here finds it."""
     for name in world.nodes:
-        world.until_up(name, **INSTANCES)
+        world.until_up(name, INSTANCES)
     return world
 
 
@@ -60,8 +62,8 @@ class Load:
         """Return once each caller has had so many further successes."""
         await asyncio.gather(*(caller.enough(count) for caller in self.callers))
 
-    def judge(self) -> Verdict:
-        return judge([call for caller in self.callers for call in caller.calls], self.world.folder)
+    def judge(self, first_way: float = 0.0) -> Verdict:
+        return judge([call for caller in self.callers for call in caller.calls], self.world.folder, first_way)
 
     def seconds_to_flow(self, at: float) -> float:
         """Return after how many seconds from `at` the first call that began later had succeeded at every caller."""
@@ -69,13 +71,13 @@ class Load:
 
 
 @asynccontextmanager
-async def load(world: World) -> AsyncIterator[Load]:
-    """Call for the length of a block, some 200 times a second in all."""
+async def load(world: World, more: float = 0.0) -> AsyncIterator[Load]:
+    """Call for the length of a block, some 200 times a second in all, with 1 to 2 s and `more` of time each."""
     for file in world.folder.glob("*.record"):
         os.truncate(file, 0)
     first, second = (Mesh.connect(app="tester", socket=world.nodes[name].socket) for name in LEFT)
     async with first, second:
-        callers = [Caller(first, "a"), Caller(second, "b")]
+        callers = [Caller(mesh, name, more=more) for name, mesh in (("a", first), ("b", second))]
         async with asyncio.TaskGroup() as group:
             for caller in callers:
                 group.create_task(caller.run())
@@ -106,7 +108,7 @@ async def test_a_killed_agent_takes_its_services_with_it_and_no_promise_is_broke
         gone = time.monotonic() - killed
         await running.enough()
         node.start()
-        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
         await running.enough()
 
     verdict = running.judge()
@@ -124,16 +126,13 @@ async def test_calls_through_a_killed_agent_are_answered_and_go_on_when_it_is_ba
         await asyncio.to_thread(node.kill)
         killed = time.monotonic()
         node.start()
-        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
         await running.enough()
 
-    verdict = running.judge()
+    verdict = running.judge(FIRST_WAY)
     kept(verdict)
     print(f"calls through it flowed after {running.seconds_to_flow(killed):.2f} s, the start of its agent included")
-    assert set(verdict.errors) <= {"UNAVAILABLE/OUTCOME_UNKNOWN", "UNAVAILABLE/AGENT_AWAY", *LOST}
-
-
-LOST = {"DEADLINE_EXCEEDED/DEADLINE_EXCEEDED"}
+    assert set(verdict.errors) <= {"UNAVAILABLE/OUTCOME_UNKNOWN", "UNAVAILABLE/AGENT_AWAY", TIME_OUT}
 
 
 async def test_a_killed_service_is_known_at_once_and_no_promise_is_broken(calm: World) -> None:
@@ -142,7 +141,7 @@ async def test_a_killed_service_is_known_at_once_and_no_promise_is_broken(calm: 
         victim[0].kill()
         killed = time.monotonic()
         await running.enough()
-        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
 
     verdict = running.judge()
     kept(verdict)
@@ -188,7 +187,7 @@ async def test_an_agent_that_is_told_to_leave_loses_no_call(calm: World) -> None
         code = await asyncio.to_thread(node.terminate)
         await running.enough()
         node.start()
-        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
 
     verdict = running.judge()
     kept(verdict)
@@ -209,18 +208,15 @@ async def test_a_service_that_is_told_to_leave_loses_no_call(calm: World) -> Non
 
 async def test_callers_of_an_agent_that_restarts_wait_for_the_next_one_and_lose_no_call(calm: World) -> None:
     node = calm.nodes["node-b"]
-    async with load(calm) as running:
+    async with load(calm, more=10.0) as running:
         code = await asyncio.to_thread(node.terminate)
         node.start()
-        await asyncio.to_thread(calm.until_up, "node-a", **INSTANCES)
+        await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
         await running.enough()
 
-    verdict = running.judge()
+    verdict = running.judge(FIRST_WAY)
     kept(verdict)
-    print(f"exit code {code}")
-    assert code == 0
-    failed = [call for caller in running.callers for call in caller.calls if call.error]
-    assert {call.ran for call in failed} <= {Ran.NO}, "a start may take longer than a call of 1 s can wait, no more"
+    assert (code, dict(verdict.errors)) == (0, {})
 
 
 def alive(process: psutil.Process) -> bool:

@@ -111,8 +111,8 @@ async def test_a_broker_that_answers_no_ping_is_left(server: EmbeddedServer, mak
     assert "did not answer within 0.2 s" in bus.last_error
     os.kill(server.pid, signal.SIGCONT)
 
-    await until(lambda: bus.state is BusState.CONNECTED)
-    assert 0 < bus.rtt < 0.2
+    await until(lambda: bus.state is BusState.CONNECTED and bus.rtt > 0)
+    assert bus.rtt < 0.2
 
 
 async def test_a_bus_may_be_there_before_its_broker(tmp_path: Path, make: Maker) -> None:

@@ -4,12 +4,10 @@ import asyncio
 import os
 from collections.abc import Iterator
 
-import nats
 import pytest
 from bus_mesh_sdk import Mesh, MeshError, options
+from mesh_world import World, program, stranger
 from nats.aio.msg import Msg
-
-from mesh_world import World, program
 
 pytestmark = pytest.mark.timeout(60)
 POLICY = """\
@@ -26,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         command = program("ledger.py", folder / "record")
         world.node("node-a", call_as=["tester"])
         world.node("node-b", serve=["ledger"], services={"ledger": {"command": command}})
-        world.until_up("node-a", ledger=1)
+        world.until_up("node-a", {"ledger": 1})
         yield world
 
 
@@ -38,19 +36,18 @@ async def test_a_marker_in_parameters_results_metadata_and_errors_is_never_seen_
     async def note(message: Msg) -> None:
         seen.append(f"{message.subject} {message.reply} {message.headers}".encode() + message.data)
 
-    listener = await nats.connect(world.server.url)
-    await listener.subscribe(">", cb=note)
-    await listener.flush()
-    async with Mesh.connect(app="tester", socket=world.nodes["node-a"].socket) as mesh:
-        for _ in range(50):
-            with options(metadata={"said": marker, "also": raw.decode("latin-1")}):
-                assert await mesh.call("ledger", "echo", {"data": raw + marker.encode()}) == raw + marker.encode()
-                with pytest.raises(MeshError, match=marker) as caught:
-                    await mesh.call("ledger", "fail", {"text": marker})
-        assert caught.value.metadata == {"said": marker}
-        await asyncio.gather(*(mesh.call("ledger", "echo", {"data": raw}) for _ in range(200)))
-    await listener.flush()
-    await listener.close()
+    async with stranger(world) as listener:
+        await listener.subscribe(">", cb=note)
+        await listener.flush()
+        async with Mesh.connect(app="tester", socket=world.nodes["node-a"].socket) as mesh:
+            for _ in range(50):
+                with options(metadata={"said": marker, "also": raw.decode("latin-1")}):
+                    assert await mesh.call("ledger", "echo", {"data": raw + marker.encode()}) == raw + marker.encode()
+                    with pytest.raises(MeshError, match=marker) as caught:
+                        await mesh.call("ledger", "fail", {"text": marker})
+            assert caught.value.metadata == {"said": marker}
+            await asyncio.gather(*(mesh.call("ledger", "echo", {"data": raw}) for _ in range(200)))
+        await listener.flush()
 
     # Text travels as UTF-8: the bytes of a marker put into text are not those of the marker.
     shapes = [raw, marker.encode(), marker.upper().encode(), raw.decode("latin-1").encode(), raw[:8], raw[8:]]

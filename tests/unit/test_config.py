@@ -210,7 +210,7 @@ def test_what_needs_a_restart_is_named_and_the_rest_is_not(write: Write) -> None
     new = load(write(WHOLE.replace("level: debug", "level: info").replace("replicas: 2", "replicas: 3")))
     moved = load(write(WHOLE.replace("node: node-a", "node: node-b").replace("http: 127.0.0.1:0", "http: off")))
 
-    assert changed_fields_needing_restart(old, new) == []
+    assert changed_fields_needing_restart(old, new) == ["services"]
     assert changed_fields_needing_restart(old, moved) == ["node", "http"]
 
 

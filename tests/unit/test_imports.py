@@ -47,7 +47,7 @@ THIRD_PARTY = {
     "pydantic": {"policy", "config.py", "bus_mesh_sdk", "demo"},
     "pydantic_core": {"policy", "bus_mesh_sdk", "config.py"},
     "yaml": {"policy", "cli"},
-    "nats": {"bus/nats_bus.py", "bus/access.py"},
+    "nats": {"bus/nats_bus.py", "bus/nats_connection.py"},
     "structlog": {"telemetry"},
     "prometheus_client": {"telemetry"},
     "typer": {"cli"},

@@ -2,7 +2,7 @@
 
 from typing import assert_type
 
-from bus_mesh_sdk import Code, MeshError, Mesh, Serving, Service, SyncMesh, blocking, current, options, rpc
+from bus_mesh_sdk import Code, Mesh, MeshError, Service, Serving, SyncMesh, blocking, current, options, rpc
 from pydantic import BaseModel
 
 
@@ -61,7 +61,7 @@ async def call() -> None:
     assert_type(await mesh.call(Orders.create, NewOrder(sku="tea"), dry_run=True), Order)
     found = await mesh.call("orders", "get", {"id": "1"}, timeout=3.0)
     print(found["id"])
-    value, instance = await mesh.call_with_instance("orders", "get", {"id": "1"})
+    _, instance = await mesh.call_with_instance("orders", "get", {"id": "1"})
     assert_type(instance, str)
     await mesh.close()
 

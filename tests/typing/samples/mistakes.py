@@ -1,4 +1,4 @@
-"""Mistakes, planted: a comment at the end of a line names the error that a type checker must find there."""
+"""Mistakes, planted: a comment at the end of a line names what a type checker must find there."""
 
 from bus_mesh_sdk import Mesh, Service, SyncMesh, blocking, options, rpc
 from correct import NewOrder, Order, Orders, OrdersImpl
@@ -11,7 +11,7 @@ class WrongResult(OrdersImpl):
 
 class WrongParameter(OrdersImpl):
     @blocking
-    def get(self, id: int) -> Order:  # E: assignment
+    def get(self, id: int) -> Order:  # E: override
         return self.known[str(id)]
 
 
@@ -22,7 +22,7 @@ class NotAsync(Service, name="not-async"):
 
 
 class WrongMark(Service, name="wrong-mark"):
-    @rpc(idempotent="yes")  # E: call-overload
+    @rpc(idempotent="yes")  # E: call-overload untyped-decorator
     async def get(self, id: str) -> str:
         raise NotImplementedError
 
@@ -31,11 +31,11 @@ async def wrong(mesh: Mesh) -> None:
     orders = mesh.client(Orders)
     await orders.get(1)  # E: arg-type
     await orders.get()  # E: call-arg
-    await orders.create(NewOrder(sku="tea"), True)  # E: misc
+    await orders.create(NewOrder(sku="tea"), True)  # E: call-arg
     text: str = await orders.get("1")  # E: assignment
-    orders.get("1").sku  # E: attr-defined
+    print(orders.get("1").sku)  # E: attr-defined
     orders.get("1")  # E: unused-coroutine
-    (await orders.get("1")).price  # E: attr-defined
+    print((await orders.get("1")).price)  # E: attr-defined
     await mesh.call(Orders.get, 1)  # E: call-overload
     await mesh.call("orders")  # E: call-overload
     mesh.call(Orders.get, "1")  # E: unused-coroutine

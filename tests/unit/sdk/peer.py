@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
+
 from bus_mesh.protocol.errors import MeshError, Ran
 from bus_mesh.protocol.frames import (
     LENGTH,

@@ -3,8 +3,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from bus_mesh.protocol.errors import Ran
-from bus_mesh.protocol.frames import Call, Cancel, Reply
 from bus_mesh_sdk import (
     Cancelled,
     DeadlineExceeded,
@@ -21,6 +19,9 @@ from bus_mesh_sdk import (
 from peer import PeerAgent, fail
 from shop import Order, Orders, OutOfStock
 
+from bus_mesh.protocol.errors import Ran
+from bus_mesh.protocol.frames import Call, Cancel, Reply
+
 
 @pytest.fixture
 def agent_waits(agent: PeerAgent) -> PeerAgent:
@@ -32,7 +33,7 @@ def agent_waits(agent: PeerAgent) -> PeerAgent:
 def left_ms(call: Call) -> float:
     """What the deadline in the head leaves, in milliseconds from now."""
     assert call.head is not None
-    return (call.head["expires_us"] / 1_000_000 - asyncio.get_running_loop().time()) * 1000
+    return float(call.head["expires_us"] / 1_000_000 - asyncio.get_running_loop().time()) * 1000
 
 
 async def test_a_call_by_client_returns_the_contracts_type(mesh: Mesh, agent_waits: PeerAgent) -> None:
@@ -69,7 +70,12 @@ async def test_a_call_with_instance_tells_who_answered(mesh: Mesh, agent_waits: 
 async def test_calls_of_one_turn_leave_in_one_write(mesh: Mesh, agent_waits: PeerAgent) -> None:
     chunks: list[int] = []
     receive = agent_waits.session.data_received
-    agent_waits.session.data_received = lambda data: (chunks.append(len(data)), receive(data))[1]  # type: ignore[method-assign]
+
+    def counted(data: bytes) -> None:
+        chunks.append(len(data))
+        receive(data)
+
+    agent_waits.session.data_received = counted  # type: ignore[method-assign]  # to look on
     asked = [asyncio.create_task(mesh.call("orders", "get", {"id": str(n)})) for n in range(50)]
     calls = [await agent_waits.next(Call) for _ in asked]
     for call in calls:
@@ -129,7 +135,7 @@ async def test_options_travel_in_the_head(mesh: Mesh, agent_waits: PeerAgent) ->
         "metadata": {"tenant": "a", "lang": "de"},
         "key": "user-7",
         "idempotency_key": "k1",
-        "idempotent": True,
+        "implicit": True,
     }
 
 

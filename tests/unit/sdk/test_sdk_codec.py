@@ -270,7 +270,7 @@ def test_a_type_that_cannot_travel_is_refused_when_the_method_is_bound() -> None
         async def take(self, what: Socket) -> None:
             raise NotImplementedError
 
-    with pytest.raises(TypeError, match="Socket.* cannot travel"):
+    with pytest.raises(TypeError, match=r"Socket.* cannot travel"):
         codec(Odd.take)
 
 

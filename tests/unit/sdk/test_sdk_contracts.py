@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from bus_mesh_sdk import InvalidArgument, InvalidName, Service, blocking, rpc
 from bus_mesh_sdk._client import client_of
+from bus_mesh_sdk._codec import pack
 from bus_mesh_sdk._service import contract_of, method_of
 
 
@@ -81,7 +82,7 @@ def test_an_abstract_method_counts_as_missing() -> None:
         async def run(self) -> None: ...
 
     with pytest.raises(TypeError, match="does not implement run"):
-        contract_of(Base).handlers(Base())
+        contract_of(Base).handlers(Base())  # type: ignore[abstract]  # the mistake
 
 
 def test_a_contract_may_be_its_own_implementation() -> None:
@@ -231,7 +232,7 @@ def test_a_reference_means_the_contracts_method() -> None:
 
 
 def test_an_annotation_may_name_a_class_defined_later() -> None:
-    assert "Later" in method_of(Forward.get).codec.schema() or method_of(Forward.get).codec
+    assert method_of(Forward.get).codec.arguments(pack({"what": "x"})) == {"what": "x"}
 
 
 class Forward(Service, name="forward"):

@@ -4,6 +4,11 @@ import struct
 from pathlib import Path
 
 import pytest
+from bus_mesh_sdk import FailedPrecondition, Mesh
+from bus_mesh_sdk._connection import Connection
+from peer import AppSession, PeerAgent, listening
+from shop import Order, Orders, OrdersImpl
+
 from bus_mesh.protocol.frames import (
     Call,
     Cancel,
@@ -19,10 +24,6 @@ from bus_mesh.protocol.frames import (
     encode,
     encode_long,
 )
-from bus_mesh_sdk import FailedPrecondition, Mesh
-from bus_mesh_sdk._connection import Connection
-from peer import AppSession, PeerAgent, listening
-from shop import Order, Orders, OrdersImpl
 
 
 async def served(socket: Path, agent: PeerAgent) -> Mesh:

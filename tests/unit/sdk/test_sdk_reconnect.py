@@ -3,11 +3,12 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from bus_mesh.protocol.errors import Draining, PermissionDenied, Ran, Unavailable
-from bus_mesh.protocol.frames import Call, Fail, Reply, Serve, Withdraw
 from bus_mesh_sdk import AgentAway, DeadlineExceeded, InvalidArgument, Mesh, OutcomeUnknown, Service, rpc
 from peer import PeerAgent, listening
 from shop import Order, Orders, OrdersImpl, soon
+
+from bus_mesh.protocol.errors import Draining, PermissionDenied, Ran, Unavailable
+from bus_mesh.protocol.frames import Call, Fail, Reply, Serve, Withdraw
 
 
 async def away(mesh: Mesh) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from bus_mesh.protocol.frames import HEAD_LIMIT, Call, Fail, Reply, Serve, encode
 from bus_mesh_sdk import (
     Mesh,
     MeshError,
@@ -20,6 +19,8 @@ from bus_mesh_sdk import (
 )
 from peer import PeerAgent
 from shop import Order, Orders, OrdersImpl, OutOfStock, soon
+
+from bus_mesh.protocol.frames import HEAD_LIMIT, Call, Fail, Reply, Serve, encode
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from bus_mesh.protocol.frames import Fail, Reply, Withdraw
 from bus_mesh_sdk import Mesh
 from peer import listening
 from shop import OrdersImpl, soon
+
+from bus_mesh.protocol.frames import Fail, Reply, Withdraw
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,19 @@ from pathlib import Path
 import bus_mesh_sdk
 import pytest
 
+from bus_mesh.protocol.frames import Kind, encode, encode_long
+from bus_mesh.protocol.session import Session, Side
+
 HERE = Path(bus_mesh_sdk.__file__).parent
 ADAPTERS = HERE.parent
 
-PUBLIC = """
-AgentAway BusStalled Cancelled Code Context DeadlineExceeded Draining FailedPrecondition Fault Internal InvalidArgument
-InvalidName Mesh MeshError NoInstances NotFound OutcomeUnknown PayloadTooLarge PermissionDenied Ran ResourceExhausted
-Service Serving SyncMesh Unauthenticated Unavailable Unimplemented blocking current options rpc
-""".split()
+PUBLIC = [
+    *("Mesh", "SyncMesh", "Service", "Serving", "Context", "rpc", "blocking", "current", "options"),
+    *("MeshError", "Code", "Ran", "Fault", "Cancelled", "InvalidArgument", "InvalidName", "PayloadTooLarge"),
+    *("DeadlineExceeded", "NotFound", "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Unimplemented"),
+    *("Internal", "Unauthenticated", "Unavailable", "NoInstances", "Draining", "BusStalled", "AgentAway"),
+    "OutcomeUnknown",
+]
 NOT_AT_IMPORT = ["nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml"]
 IMPORT_SECONDS = 0.060
 
@@ -34,7 +40,7 @@ def test_the_public_names_are_these() -> None:
 
 def test_every_public_name_is_there_and_no_other() -> None:
     found = {name for name in vars(bus_mesh_sdk) if not name.startswith("_")}
-    modules = {"sync"}  # a submodule of the package becomes its attribute
+    modules = {"sync", "testing"}  # a submodule that was imported is an attribute of its package
 
     assert found - modules == set(bus_mesh_sdk.__all__)
 
@@ -45,20 +51,23 @@ def test_every_public_name_is_explained(name: str) -> None:
 
 
 def test_import_is_quick_and_brings_nothing_heavy(tmp_path: Path) -> None:
-    # Processor time and the best of several, since other tests may share the machine; compiled once, as installed.
+    # Compiled once, as installed. Processor time, and the best of many: whatever else the machine does only adds to it.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     run = [sys.executable, "-c", MEASURE]
-    found = [
-        json.loads(subprocess.run(run, env=environment, capture_output=True, check=True).stdout) for _ in range(6)
-    ]
+    best = 1.0
+    for _ in range(25):
+        took, heavy = json.loads(subprocess.run(run, env=environment, capture_output=True, check=True).stdout)
+        assert heavy == []
+        best = min(best, took)
+        if best <= IMPORT_SECONDS:
+            break
 
-    assert [heavy for _, heavy in found] == [[]] * 6
-    assert min(took for took, _ in found) <= IMPORT_SECONDS
+    assert best <= IMPORT_SECONDS
 
 
 def test_of_bus_mesh_only_the_protocol_and_the_version_are_imported() -> None:
-    for path in HERE.glob("*.py"):
+    for path in set(HERE.glob("*.py")) - {HERE / "testing.py"}:  # which apps import for themselves, in their tests
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -66,14 +75,25 @@ def test_of_bus_mesh_only_the_protocol_and_the_version_are_imported() -> None:
             wrong = [
                 name
                 for name in names
-                if name.startswith("bus_mesh.") and not name.startswith("bus_mesh.protocol") or name in ("time", "random")
+                if (name.startswith("bus_mesh.") and not name.startswith("bus_mesh.protocol"))
+                or name in ("time", "random")
             ]
             assert not wrong, f"{path.name} imports {wrong}"
 
 
 def test_the_page_on_the_local_protocol_names_every_frame() -> None:
-    from bus_mesh.protocol.frames import Kind
-
     page = (ADAPTERS / "README.md").read_text()
 
     assert not [kind.name for kind in Kind if kind.name not in page]
+
+
+def test_the_bytes_on_the_page_are_frames_that_each_end_may_say() -> None:
+    page = (ADAPTERS / "README.md").read_text()
+    said = re.findall(r"^(app|agent) +([A-Z]+) +([0-9a-f]+)$", page, re.MULTILINE)
+    ends = {"app": Session(Side.AGENT), "agent": Session(Side.APP)}
+
+    for end, name, text in said:
+        (frame,) = ends[end].receive(bytes.fromhex(text))
+        assert Kind(frame[0]).name == name
+        assert encode_long([encode(frame)]).hex() == text
+    assert len(said) == 11

@@ -39,7 +39,9 @@ def test_the_environment_goes_before_a_running_mesh(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_first_node_of_a_running_mesh_goes_before_the_systems(tmp_path: Path) -> None:
-    assert _where.socket_path(None) == up(tmp_path, there=True)
+    path = up(tmp_path, there=True)
+
+    assert _where.socket_path(None) == path
 
 
 def test_a_mesh_that_no_longer_runs_is_passed_over(tmp_path: Path) -> None:

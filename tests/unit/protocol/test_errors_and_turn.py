@@ -1,0 +1,139 @@
+"""Errors arrive as themselves; a turn's frames leave together and without waiting."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from bus_mesh.protocol import errors
+from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.errors import Code, Draining, MeshError, Ran, ResourceExhausted
+from bus_mesh.protocol.frames import Fail, Reply
+from bus_mesh.protocol.turn import PART, Turn
+
+
+class OutOfStock(MeshError, code=Code.FAILED_PRECONDITION, reason="TEST_SOLD_OUT"):
+    def __init__(self, sku: str) -> None:
+        self.sku = sku
+        super().__init__(f"{sku} is out of stock", details={"sku": sku})
+
+
+CLASSES = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
+ERRORS = [kind for kind in CLASSES if issubclass(kind, MeshError) and kind not in (MeshError, errors.InvalidName)]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_arrives_as_its_own_class(kind: type[MeshError]) -> None:
+    sent = kind("why", metadata={"a": "b"}, details={"n": 1}, ran=Ran.NO, retry_after=0.25)
+    arrived = MeshError.from_wire(*sent.to_wire())
+
+    assert type(arrived) is kind
+    assert (arrived.message, arrived.metadata, arrived.details) == ("why", {"a": "b"}, {"n": 1})
+    assert (arrived.ran, arrived.retry_after) == (Ran.NO, 0.25)
+    assert arrived.to_wire() == sent.to_wire()
+
+
+def test_an_error_with_a_constructor_of_its_own_arrives_as_itself() -> None:
+    arrived = MeshError.from_wire(*OutOfStock("tea").to_wire())
+
+    assert type(arrived) is OutOfStock
+    assert arrived.details == {"sku": "tea"}
+    assert str(arrived) == "FAILED_PRECONDITION/TEST_SOLD_OUT: tea is out of stock"
+
+
+def test_an_unknown_reason_arrives_as_the_class_of_its_code_and_keeps_it() -> None:
+    arrived = MeshError.from_wire(14, "MOON_PHASE", "not tonight", None, None)
+
+    assert type(arrived) is errors.Unavailable
+    assert arrived.to_wire()[:3] == (14, "MOON_PHASE", "not tonight")
+
+
+def test_two_classes_may_not_declare_the_same_reason() -> None:
+    with pytest.raises(TypeError, match="give one of them another reason"):
+        type("Other", (MeshError,), {}, code=Code.FAILED_PRECONDITION, reason="TEST_SOLD_OUT")
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
+
+    assert drawn == {kind.__name__ for kind in CLASSES if issubclass(kind, MeshError)} - {"MeshError"}
+
+
+def test_an_outcome_is_what_its_frame_says() -> None:
+    fail = Fail(3, 1, 14, "DRAINING", "leaving", None, {"ran": "no", "retry_after_ms": 20, "origin": "further"})
+    outcome = Outcome.failure(fail, "i")
+
+    assert (outcome.code, outcome.ran, outcome.origin, outcome.retry_after) == (14, Ran.NO, Origin.FURTHER, 0.02)
+    assert isinstance(outcome.error(), Draining)
+    assert Outcome.success(Reply(2, 1, {"load": 4}, b"x"), "i").load == 4
+
+
+@pytest.mark.parametrize("head", [None, {}, {"ran": 7}, {"ran": "certainly"}, {"retry_after_ms": "x", "ran": None}])
+def test_an_outcome_with_an_odd_head_may_have_run(head: dict[str, object] | None) -> None:
+    outcome = Outcome.failure(Fail(3, 1, 99, "X", "", None, head), None)
+
+    assert (outcome.ran, outcome.retry_after, outcome.code) == (Ran.MAYBE, 0.0, Code.UNKNOWN)
+
+
+def test_a_refusal_here_says_so() -> None:
+    outcome = Outcome.refusal(ResourceExhausted("full", ran=Ran.NO, retry_after=0.1))
+
+    assert (outcome.origin, outcome.ran, outcome.retry_after, outcome.reason) == (
+        Origin.HERE,
+        Ran.NO,
+        0.1,
+        "RESOURCE_EXHAUSTED",
+    )
+
+
+class Writer:
+    """Gathers frames, and keeps what left at once and what at the end of a turn."""
+
+    def __init__(self) -> None:
+        self.held, self.left, self.due = 0, [], []  # type: ignore[var-annotated]
+        self.turn = Turn(self.due.append, self.leave)
+
+    def leave(self) -> None:
+        if self.held:
+            self.left.append(self.held)
+        self.held = 0
+
+    def write(self, frames: int) -> None:
+        for _ in range(frames):
+            self.held += 1
+            self.turn.another()
+
+    def end_of_turn(self) -> None:
+        due: list[Callable[[], None]] = list(self.due)
+        self.due.clear()
+        for work in due:
+            work()
+
+
+def test_a_lone_frame_leaves_at_once() -> None:
+    writer = Writer()
+    writer.write(1)
+
+    assert writer.left == [1]
+
+
+def test_frames_of_a_busy_turn_leave_together_at_its_end() -> None:
+    writer = Writer()
+    writer.write(3)
+    writer.end_of_turn()
+    writer.write(5)
+
+    assert writer.left == [1, 2]
+    writer.end_of_turn()
+    assert writer.left == [1, 2, 5]
+
+
+def test_a_long_turn_leaves_in_parts() -> None:
+    writer = Writer()
+    writer.write(2)
+    writer.end_of_turn()
+    writer.left.clear()
+    writer.write(2 * PART + 3)
+    writer.end_of_turn()
+
+    assert writer.left == [PART, PART, 3]
