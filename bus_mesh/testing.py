@@ -1,4 +1,4 @@
-"""A whole mesh in one process, for tests: real agents, keys and policy on a bus in memory, and a clock that stands still.
+"""A whole mesh in one process, for tests: real agents, keys and policy, a bus in memory, a clock that stands still.
 
     with ManualClock() as clock:
         mesh = MemoryMesh(clock)
@@ -45,8 +45,8 @@ class ManualClock:
     """The time of the running loop, in the test's hands: `with ManualClock() as clock:`.
 
     Inside, `loop.time()` stands still and no timer fires (`asyncio.sleep`, `asyncio.timeout` and all that agents do by
-    the clock included) until `advance` or `through` moves it. What needs no time, calls among them, runs as ever. Threads
-    and sockets are outside of its power. Works with asyncio's loops and uvloop's; one clock to a loop at a time.
+    the clock included) until `advance` or `through` moves it. What needs no time, calls among them, runs as ever.
+    Threads and sockets are outside of its power. Works with asyncio's loops and uvloop's; one to a loop at a time.
     """
 
     def __init__(self) -> None:
@@ -58,6 +58,7 @@ class ManualClock:
         self._timers: list[tuple[float, int, _Timer]] = []
         self._call_soon = self._loop.call_soon
         self._soon = 0
+        self._settling = 0
 
     def __repr__(self) -> str:
         return f"ManualClock({self._now - self._began:.3f}s in, timers={len(self._timers)})"
@@ -102,11 +103,15 @@ class ManualClock:
 
     async def settle(self) -> None:
         """Let everything run that can without time passing."""
-        for _ in range(_TURNS):
-            before = self._soon
-            await asyncio.sleep(0)
-            if self._soon - before <= 1:  # nobody but this very task has anything to do in the next turn
-                return
+        self._settling += 1
+        try:
+            for _ in range(_TURNS):
+                before = self._soon
+                await asyncio.sleep(0)
+                if self._soon - before <= self._settling:  # in the next turn only those who settle have anything to do
+                    return
+        finally:
+            self._settling -= 1
         raise RuntimeError(f"after {_TURNS} turns of the loop something still runs: is there a loop that never waits?")
 
     async def through(self, work: Coroutine[Any, Any, R], longest: float = 120.0) -> R:
@@ -252,9 +257,16 @@ class MemoryMesh:
         self.broker = MemoryBroker(self._rng.randrange)
         self._root, self._issuer = self._key(), self._key()
         now_us = clock.now().wall_us
-        self._valid = {"not_before_us": now_us - 60_000_000, "not_after_us": now_us + _YEARS_US}
-        issuer = self._issuer.public
-        self._delegation = delegate(self._root, name, Role.ISSUER, issuer, term=1, **self._valid)
+        self._valid = now_us - 60_000_000, now_us + _YEARS_US
+        self._delegation = delegate(
+            self._root,
+            name,
+            Role.ISSUER,
+            self._issuer.public,
+            term=1,
+            not_before_us=self._valid[0],
+            not_after_us=self._valid[1],
+        )
         self._policy = NO_POLICY
 
     def __repr__(self) -> str:
@@ -274,7 +286,8 @@ class MemoryMesh:
             serve=serve,
             call_as=call_as,
             serial=f"{node}-1",
-            **self._valid,
+            not_before_us=self._valid[0],
+            not_after_us=self._valid[1],
         )
         own = own_identity(key, chain, self.name, self._root.public, self.clock.now().wall_us)
         granted = own.certificate.serve | own.certificate.call_as
@@ -301,10 +314,9 @@ class MemoryMesh:
             node.enforce(self._policy)
 
     async def close(self) -> None:
-        """End every agent, the last one started first."""
+        """End every agent, the last one started first; their buses go with the broker."""
         for node in reversed(self.nodes.values()):
             await node.stop()
-            await node.bus.close()
         self.nodes = {}
 
     def _key(self) -> NodeKey:

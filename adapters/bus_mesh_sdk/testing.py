@@ -16,7 +16,7 @@ Every call takes the real path: frames, envelopes, gates, policy. Time stands st
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType, new_class
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
 
@@ -112,9 +112,9 @@ class MeshTest:
     """A whole mesh for one test: `async with MeshTest() as t:`.
 
     Each app has a machine of its own, with a real agent, keys and certificate; the bus between them is in memory. The
-    loop's time stands still inside: `asyncio.sleep` and deadlines wait for `await t.advance(seconds)`, while `serve` and
-    the end of the block let as much time pass as they need (0.25 s and more). Until `t.policy(...)` is called everything
-    is allowed. `app` is who `t.call` and clients speak as when they are told nothing else.
+    loop's time stands still inside: `asyncio.sleep` and deadlines wait for `await t.advance(...)`. Only `serve`, what
+    comes first after `stub`, and the end of the block let as much time pass as they need (0.25 s and more). Everything
+    is allowed until `t.policy(...)` is called. `app` is who `t.call` and clients are when they are told nothing else.
     """
 
     def __init__(self, app: str = "test") -> None:
@@ -156,7 +156,9 @@ class MeshTest:
     # What a test does.
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass, and 11 ms more: deadlines are rounded up to 10 ms. All that falls due happens meanwhile."""
+        """Let `seconds` pass, and 11 ms more as deadlines are rounded up to 10 ms; what falls due happens."""
+        async with self._lock:
+            await self._serve_stubs()
         await self._time.advance(seconds)
 
     async def serve(
@@ -171,8 +173,8 @@ class MeshTest:
     ) -> Serving:
         """Offer a service from a machine of its own and return once it can be called; every call of it is noted.
 
-        `app` is who its process is, by default the service's name. The rest is as with `Mesh.serve`. Serving twice makes
-        two instances.
+        `app` is who its process is, by default the service's name. The rest is as with `Mesh.serve`. Serving
+        twice makes two instances.
         """
         contract = contract_of(type(implementation))
         handlers = contract.handlers(implementation)
@@ -187,7 +189,7 @@ class MeshTest:
         found = method_of(method)
         contract = _owner_of(found)
         self._know(found.service)
-        if not any(serving for serving in self._served() if serving == found.service):
+        if found.service not in self._served():
             self._unserved[found.service] = contract
         stub = self._stubs[found.service, found.name] = Stub[_R](f"{found.service}.{found.name}")
         return stub
@@ -233,8 +235,7 @@ class MeshTest:
     async def mesh(self, app: str | None = None) -> Mesh:
         """Return the open session of an app, for code that takes a `Mesh`. It is closed with the test."""
         async with self._lock:
-            if self._unserved:
-                await self._time.through(self._serve_stubs())
+            await self._serve_stubs()
             found = self._sessions.get(app or self.app)
             return found if found is not None else await self._open(app or self.app, ())
 
@@ -268,8 +269,8 @@ class MeshTest:
             if self._everything_allowed:
                 network.enforce("---\n".join(_OPEN.format(service=name) for name in sorted(self._known)))
 
-    def _served(self) -> Iterator[str]:
-        return (service for node in self._network.nodes.values() for service in node.own.certificate.serve)
+    def _served(self) -> set[str]:
+        return {service for node in self._network.nodes.values() for service in node.own.certificate.serve}
 
     async def _call(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         mesh = await self.mesh()
@@ -298,9 +299,10 @@ class MeshTest:
         return await mesh.serve(self._double(contract, handlers), **more)
 
     async def _serve_stubs(self) -> None:
-        unserved, self._unserved = self._unserved, {}
-        for contract in unserved.values():
-            await self._serve(contract, {}, contract.service, {})
+        """Serve what has stubs and nobody to serve it."""
+        while self._unserved:
+            _, contract = self._unserved.popitem()
+            await self._time.through(self._serve(contract, {}, contract.service, {}))
 
     async def _leave(self) -> None:
         for mesh in reversed(self._servers):
@@ -308,7 +310,7 @@ class MeshTest:
         await self._network.close()
 
     def _double(self, contract: Contract, handlers: Mapping[str, _Handler]) -> Service:
-        """Return an implementation of `contract` that notes each call, and then does what it is told or `handlers` do."""
+        """Return an implementation of `contract` that notes each call, then does as it is told or as `handlers` do."""
         body = {
             method.attribute: self._handler(method, handlers.get(name)) for name, method in contract.methods.items()
         }

@@ -38,13 +38,14 @@ class Flight:
 
     `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
-    `attempt` its tries, and `avoid` names instances that were tried in vain.
+    `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
     stage = Stage.BEFORE
     held = 0
     attempt = 1
+    moves = 0
     idempotent = False
     permit: object = None
     meter: Any = None

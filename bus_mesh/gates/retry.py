@@ -38,9 +38,11 @@ class Retry(Gate):
         if outcome.instance is not None:
             call.avoid = (*call.avoid, outcome.instance)
         if outcome.ran is Ran.NO and outcome.reason in _MOVED:
+            call.moves += 1
             return Again() if call.attempt <= MOVES else None
         known_not_run = outcome.ran is Ran.NO and outcome.origin is Origin.TARGET
-        if (call.idempotent or known_not_run) and call.attempt < TRIES:
-            pause = PAUSE * 2 ** (call.attempt - 1) * self._jitter()
+        tries = call.attempt - call.moves
+        if (call.idempotent or known_not_run) and tries < TRIES:
+            pause = PAUSE * 2 ** (tries - 1) * self._jitter()
             return Again(pause) if now + pause < call.deadline else None
         return None

@@ -123,9 +123,7 @@ class MachineUnderTest(RuleBasedStateMachine):
 
     @rule(ttl=st.sampled_from([0.03, 0.4, 5.0]))
     def call(self, ttl: float) -> None:
-        flight = Flight(
-            self.paths[-1], None, len(self.flights), "s", "m", "c", None, b"", self.now, self.now + ttl
-        )
+        flight = Flight(self.paths[-1], None, len(self.flights), "s", "m", "c", None, b"", self.now, self.now + ttl)
         self.flights.append(flight)
         self.driver.begin(flight, self.now)
 
@@ -139,9 +137,7 @@ class MachineUnderTest(RuleBasedStateMachine):
     @precondition(lambda self: self.flights)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.driver.end(
-            data.draw(st.sampled_from(self.flights)), Outcome.refusal(Cancelled("given up")), self.now
-        )
+        self.driver.end(data.draw(st.sampled_from(self.flights)), Outcome.refusal(Cancelled("given up")), self.now)
 
     @rule()
     def lose_the_session(self) -> None:

@@ -23,6 +23,8 @@ def found() -> set[tuple[str, int, str]]:
         "--config-file",
         str(ROOT / "pyproject.toml"),
         "--no-error-summary",
+        "--cache-dir",
+        str(ROOT / ".mypy_cache"),
     ]
     done = subprocess.run(
         [*command, "correct.py", "mistakes.py"], cwd=HERE, capture_output=True, text=True, timeout=110

@@ -1,0 +1,228 @@
+"""The driver and its wheel, one behaviour at a time; `test_machine.py` has every interleaving."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus_mesh.agent.drive import Driver
+from bus_mesh.agent.wheel import GRAIN, Wheel
+from bus_mesh.gates.gate import Again, Flight, Gate, Path, Refuse, Stage, Wait
+from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.errors import Cancelled, PermissionDenied, Ran, Unavailable
+
+
+class Noting(Gate):
+    """Says what it is told to, and notes who came by."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name, self.notes = name, notes
+        self.entering: list[Refuse | Wait | None] = []
+        self.leaving: list[Again | None] = []
+
+    def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
+        self.notes.append(f"+{self.name}")
+        return self.entering.pop(0) if self.entering else None
+
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
+        self.notes.append(f"-{self.name}")
+        return self.leaving.pop(0) if self.leaving else None
+
+
+class Rig:
+    """A driver over the gates a, b and c."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.a, self.b, self.c = (Noting(name, self.notes) for name in "abc")
+        self.wheel = Wheel()
+        self.ends: list[Outcome] = []
+        self.driver = Driver(self.wheel, self._send, self._abandon, self._done)
+        self.flight = Flight(Path(self.a, self.b, self.c), None, 1, "s", "m", "c", None, b"", 0.0, 1.0)
+
+    def _send(self, flight: Flight, now: float) -> Outcome | None:
+        self.notes.append("sent")
+        return None
+
+    def _abandon(self, flight: Flight) -> None:
+        self.notes.append("abandoned")
+
+    def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        self.notes.append("done")
+        self.ends.append(outcome)
+
+    def at(self, now: float) -> None:
+        for flight in self.wheel.due(now):
+            self.driver.due(flight, now)
+
+    def said(self) -> str:
+        said, self.notes[:] = " ".join(self.notes), []
+        return said
+
+
+def good() -> Outcome:
+    return Outcome(0, Ran.YES, Origin.TARGET, "i", b"yes")
+
+
+def lost() -> Outcome:
+    return Outcome.refusal(Unavailable("lost"), "i")
+
+
+def test_a_call_enters_top_to_bottom_and_its_outcome_leaves_bottom_to_top() -> None:
+    rig = Rig()
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, good(), 0.1)
+
+    assert rig.said() == "+a +b +c sent -c -b -a done"
+    assert len(rig.wheel) == 0
+
+
+def test_a_gate_that_refuses_gets_no_leave_and_those_above_it_do() -> None:
+    rig = Rig()
+    rig.b.entering = [Refuse(PermissionDenied("no", ran=Ran.NO))]
+    rig.driver.begin(rig.flight, 0.0)
+
+    assert rig.said() == "+a +b -a done"
+    assert rig.ends[0].ran is Ran.NO
+
+
+def test_a_deadline_ends_a_call_once_and_takes_it_back() -> None:
+    rig = Rig()
+    rig.driver.begin(rig.flight, 0.0)
+    rig.at(0.99)
+    assert rig.said() == "+a +b +c sent"
+    rig.at(1.0 + GRAIN)
+    rig.at(2.0)
+
+    assert rig.said() == "abandoned -c -b -a done"
+    assert (rig.ends[0].reason, rig.ends[0].ran) == ("DEADLINE_EXCEEDED", Ran.MAYBE)
+
+
+def test_an_answer_after_the_end_changes_nothing() -> None:
+    rig = Rig()
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.end(rig.flight, Outcome.refusal(Cancelled("given up")), 0.1)
+    rig.said()
+    rig.driver.answer(rig.flight, good(), 0.2)
+    rig.driver.end(rig.flight, good(), 0.2)
+
+    assert rig.said() == ""
+    assert len(rig.ends) == 1
+
+
+def test_another_try_passes_only_the_gates_below_the_one_that_asked_for_it() -> None:
+    rig = Rig()
+    rig.a.leaving = [None]
+    rig.b.leaving = [Again()]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, lost(), 0.1)
+    rig.driver.answer(rig.flight, good(), 0.2)
+
+    assert rig.said() == "+a +b +c sent -c -b +c sent -c -b -a done"
+    assert rig.flight.attempt == 2
+
+
+def test_a_pause_is_kept_and_an_answer_to_the_old_try_dropped_meanwhile() -> None:
+    rig = Rig()
+    rig.b.leaving = [Again(0.5)]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, lost(), 0.1)
+    assert rig.flight.stage is Stage.PAUSED
+    rig.driver.answer(rig.flight, good(), 0.2)
+    rig.at(0.59)
+    assert rig.said() == "+a +b +c sent -c -b"
+    rig.at(0.6 + GRAIN)
+
+    assert rig.said() == "+c sent"
+
+
+def test_a_call_that_ends_in_its_pause_is_not_sent_again_and_may_have_run() -> None:
+    rig = Rig()
+    rig.b.leaving = [Again(5.0)]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, lost(), 0.1)
+    rig.said()
+    rig.at(1.0 + GRAIN)
+
+    assert rig.said() == "-b -a done"
+    assert rig.ends[0].ran is Ran.MAYBE
+
+
+def test_no_gate_can_have_a_cancelled_call_tried_again() -> None:
+    rig = Rig()
+    rig.b.leaving = [Again()]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.end(rig.flight, Outcome.refusal(Cancelled("given up")), 0.1)
+
+    assert rig.said() == "+a +b +c sent abandoned -c -b -a done"
+
+
+def test_a_parked_call_asks_its_gate_again_when_it_is_woken() -> None:
+    rig = Rig()
+    rig.b.entering = [Wait(0.5), None]
+    rig.driver.begin(rig.flight, 0.0)
+    assert rig.flight.stage is Stage.WAITING
+    rig.driver.wake(rig.flight, 0.1)
+    rig.driver.wake(rig.flight, 0.1)
+
+    assert rig.said() == "+a +b +b +c sent"
+
+
+def test_a_wait_that_is_over_lets_its_gate_decide() -> None:
+    rig = Rig()
+    rig.b.entering = [Wait(0.5), Refuse(Unavailable("in vain", ran=Ran.NO))]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.at(0.5 + GRAIN)
+
+    assert rig.said() == "+a +b +b -a done"
+
+
+def test_a_gate_whose_call_ends_while_it_waits_hears_of_it() -> None:
+    rig = Rig()
+    rig.b.entering = [Wait(0.5)]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.end(rig.flight, Outcome.refusal(Cancelled("given up")), 0.1)
+
+    assert rig.said() == "+a +b -b -a done"
+
+
+def test_a_call_whose_deadline_comes_before_it_was_sent_did_not_run() -> None:
+    rig = Rig()
+    rig.b.entering = [Wait(9.0)]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.at(1.0 + GRAIN)
+
+    assert rig.ends[0].ran is Ran.NO
+
+
+def test_a_call_to_be_sent_that_cannot_be_ends_like_an_answered_one() -> None:
+    rig = Rig()
+    rig.driver._send = lambda flight, now: lost()
+    rig.driver.begin(rig.flight, 0.0)
+
+    assert rig.said() == "+a +b +c -c -b -a done"
+
+
+@given(st.lists(st.floats(0.0, 50.0), min_size=1, max_size=30), st.data())
+def test_nothing_on_the_wheel_is_due_early_or_more_than_a_grain_late(dues: list[float], data: st.DataObject) -> None:
+    wheel, path = Wheel(), Path()
+    flights = [Flight(path, None, n, "s", "m", "c", None, b"", 0.0, due) for n, due in enumerate(dues)]
+    for flight in flights:
+        wheel.add(flight, flight.deadline)
+    removed = data.draw(st.sets(st.sampled_from(flights)))
+    for flight in removed:
+        wheel.remove(flight)
+    came = dict[Flight, float]()
+    while (due := wheel.next_due()) is not None:
+        came |= dict.fromkeys(wheel.due(due), due)
+
+    assert set(came) == set(flights) - removed
+    assert all(flight.deadline <= now <= flight.deadline + GRAIN + 1e-9 for flight, now in came.items())
+    assert len(wheel) == 0
+
+
+def test_the_wheel_asks_to_be_turned_only_when_something_is_due_before_all_else() -> None:
+    asked: list[float] = []
+    wheel, path = Wheel(asked.append), Path()
+    for due in (5.0, 6.0, 5.001, 1.0):
+        wheel.add(Flight(path, None, 1, "s", "m", "c", None, b"", 0.0, due), due)
+
+    assert [round(due, 2) for due in asked] == [5.01, 1.01]
