@@ -224,7 +224,7 @@ def _wrong(path: Path, message: str) -> ConfigError:
 
 
 def _spare_the_collector() -> None:
-    """Keep the garbage collector from what lives for ever, and from the thousands of calls that are merely under way."""
+    """Keep the garbage collector from what lives for ever, and from calls that are merely under way."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

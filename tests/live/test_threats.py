@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,24 +18,14 @@ from typing import Any
 import psutil
 import pytest
 from bus_mesh_sdk import Mesh, MeshError, NoInstances, PermissionDenied, Ran
-from impostor_service import Placed, Stolen
 from mesh_world import PROGRAMS, World, program, stranger, until
 from mesh_world import Node as LiveNode
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from raw_door import BAD, Door
+from rogue_agent import Placed, Stolen, rogue
 
-from bus_mesh.agent.apps import Apps
-from bus_mesh.agent.local import claim, identify, serve
-from bus_mesh.agent.node import Node, Setting
-from bus_mesh.agent.node import World as Outside
-from bus_mesh.agent.run import read_clocks
-from bus_mesh.bus.nats_bus import NatsBus
-from bus_mesh.config import read_policy_dir
-from bus_mesh.identity.certificate import verify_chain
-from bus_mesh.identity.herald import Own
-from bus_mesh.identity.keys import NodeKey
-from bus_mesh.protocol.frames import LENGTH, Call, Fail, Hello, Kind, decode, encode
-from bus_mesh.telemetry.metrics import Metrics
+from bus_mesh.protocol.frames import LENGTH, Call, Fail, Kind
 
 pytestmark = pytest.mark.timeout(60)
 NOBODY = 65534
@@ -82,9 +71,6 @@ async def mesh(world: World) -> AsyncIterator[Mesh]:
 def impostor(where: Path | str, app: str, *options: object) -> str:
     command = [sys.executable, str(PROGRAMS / "impostor.py"), str(where), app, *map(str, options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
-
-
-# Who an app is
 
 
 def test_a_process_that_the_agent_did_not_start_cannot_speak_as_a_service_with_a_token(world: World) -> None:
@@ -157,70 +143,6 @@ def test_what_an_app_writes_as_the_caller_is_not_read(world: World) -> None:
         door.say(Call(int(Kind.CALL), 1, "ledger", "who", 2000, "admin", None, b"\x80"))
 
         assert door.hear()[3] == b"\xa6tester"
-
-
-# The socket
-
-
-class Door:
-    """A raw connection to an agent's socket."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(10.0)
-        self._socket.connect(str(path))
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def say(self, frame: tuple[object, ...]) -> None:
-        data = encode(frame)  # type: ignore[arg-type]
-        self.send(LENGTH.pack(len(data)) + data)
-
-    def hear(self) -> tuple[object, ...]:
-        (size,) = LENGTH.unpack(self._exactly(4))
-        return decode(self._exactly(size))
-
-    def hello(self, app: str) -> None:
-        self.say(Hello(int(Kind.HELLO), 1, app, "raw", None))
-        assert self.hear()[0] == Kind.WELCOME
-
-    def ended(self) -> bool:
-        """Read to the end, and tell whether there was one."""
-        try:
-            while self._socket.recv(65536):
-                pass
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            pass
-        return True
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = self._socket.recv(size - len(data))
-            assert part, "the agent closed the connection"
-            data += part
-        return data
-
-
-def bomb(size: int) -> bytes:
-    """A frame of lists in lists."""
-    data = b"\x93\x01" + b"\x91" * size
-    return LENGTH.pack(len(data)) + data
-
-
-BAD = {
-    "a frame of 4 GiB": b"\xff\xff\xff\xff",
-    "no MessagePack": LENGTH.pack(64) + b"\xc1" * 64,
-    "a frame of an unknown kind": LENGTH.pack(3) + b"\x92\x7f\x01",
-    "a nest of 256 Ki lists": bomb(256 * 1024),
-    "a frame that may not come first": LENGTH.pack(3) + b"\x92\x17\x01",
-}
 
 
 @pytest.mark.parametrize("said", BAD.values(), ids=BAD.keys())
@@ -356,9 +278,6 @@ async def test_names_that_are_none_never_reach_the_bus(world: World) -> None:
     assert not [subject for subject in seen if ".rpc." in subject or ".find." in subject]
 
 
-# The bus
-
-
 async def test_a_flood_of_garbage_on_every_subject_is_counted_and_calls_go_on(world: World, mesh: Mesh) -> None:
     caught: list[tuple[str, bytes]] = []
     answered: list[str] = []
@@ -447,35 +366,6 @@ async def test_forged_503s_make_nothing_run_twice(world: World, mesh: Mesh) -> N
     assert len(replies) >= len(ids), "each call met a forgery"
     assert max(runs.values()) <= 1
     assert not lies
-
-
-# A node that goes beyond its certificate
-
-
-@asynccontextmanager
-async def rogue(world: World, folder: Path) -> AsyncIterator[Path]:
-    """An agent that holds itself to nothing: its certificate, true on the wire, grants it nothing at all."""
-    world.home.admit("rogue", [], [], folder / "identity")
-    chain, root = (folder / "identity" / "node.chain").read_bytes(), (folder / "identity" / "root.pub").read_bytes()
-    key = NodeKey.from_bytes((folder / "identity" / "node.key").read_bytes())
-    granted = verify_chain(chain, "test", root, read_clocks().wall_us)
-    everything = frozenset(("tester", "ledger", "placed"))
-    own = Own("test", "rogue", root, key, chain, granted._replace(serve=everything, call_as=everything))
-    bus = NatsBus(world.server.url, name="rogue", roll=lambda: 0.5)
-    await bus.start()
-    await bus.ready(5.0)
-    apps = Apps({}, everything, os.getuid(), int, int, lambda token, pid: None)
-    outside = Outside(read_clocks, os.urandom, lambda n: 0, lambda: 0.5)
-    node = Node(own, bus, apps, outside, Setting({}, 3600.0, None, os.getuid()), Metrics())
-    node.enforce(read_policy_dir(world.folder / "policy"))
-    await node.start()
-    server = await serve(claim(folder / "agent.sock"), lambda: node.session(identify))
-    try:
-        yield folder / "agent.sock"
-    finally:
-        server.close()
-        await node.stop()
-        await bus.close()
 
 
 async def test_a_node_that_may_not_speak_for_an_app_is_refused_by_the_receiver(world: World, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Both ends of the data path without a loop: real keys, envelopes, gates and drivers, and a bus that keeps what it gets."""
+"""Both ends of the data path without a loop: real keys, envelopes, gates and drivers, and a bus that only keeps."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,0 +1,67 @@
+"""An agent's socket as somebody without the SDK uses it, and what they may say that is no frame."""
+
+import socket
+from pathlib import Path
+
+from bus_mesh.protocol.frames import LENGTH, Hello, Kind, decode, encode
+
+
+class Door:
+    """A raw connection to an agent's socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(10.0)
+        self._socket.connect(str(path))
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def say(self, frame: tuple[object, ...]) -> None:
+        data = encode(frame)  # type: ignore[arg-type]
+        self.send(LENGTH.pack(len(data)) + data)
+
+    def hear(self) -> tuple[object, ...]:
+        (size,) = LENGTH.unpack(self._exactly(4))
+        return decode(self._exactly(size))
+
+    def hello(self, app: str) -> None:
+        self.say(Hello(int(Kind.HELLO), 1, app, "raw", None))
+        assert self.hear()[0] == Kind.WELCOME
+
+    def ended(self) -> bool:
+        """Read to the end, and tell whether there was one."""
+        try:
+            while self._socket.recv(65536):
+                pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._socket.recv(size - len(data))
+            assert part, "the agent closed the connection"
+            data += part
+        return data
+
+
+def bomb(size: int) -> bytes:
+    """A frame of lists in lists."""
+    data = b"\x93\x01" + b"\x91" * size
+    return LENGTH.pack(len(data)) + data
+
+
+BAD = {
+    "a frame of 4 GiB": b"\xff\xff\xff\xff",
+    "no MessagePack": LENGTH.pack(64) + b"\xc1" * 64,
+    "a frame of an unknown kind": LENGTH.pack(3) + b"\x92\x7f\x01",
+    "a nest of 256 Ki lists": bomb(256 * 1024),
+    "a frame that may not come first": LENGTH.pack(3) + b"\x92\x17\x01",
+}
