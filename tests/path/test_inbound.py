@@ -30,8 +30,9 @@ def test_a_call_is_handed_over_and_its_result_goes_back(callee: Callee) -> None:
     assert (callee.inbound.calls, callee.instance.inflight, callee.session.serving) == (0, 0, {})
 
 
-def test_a_caller_that_its_node_may_not_speak_for_is_refused(callee: Callee) -> None:
-    callee.take(caller="admin")
+def test_a_caller_that_its_node_may_not_speak_for_is_refused_though_policy_allows_it() -> None:
+    callee = Callee(call_as=("web",))
+    callee.take(caller="cart")
 
     assert (callee.refusal(), handed(callee)) == (("PERMISSION_DENIED", "no"), [])
 

@@ -54,6 +54,7 @@ def test_calls_to_one_instance_travel_in_one_envelope() -> None:
 def test_an_envelope_holds_64_frames_at_most() -> None:
     (serving,) = nodes(1)
     caller = Caller(serving)
+    caller.outbox._turn.part = 1000
     busy(caller, App(), 300)
 
     found = sizes(caller, serving)

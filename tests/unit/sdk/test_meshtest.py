@@ -162,6 +162,17 @@ async def test_timers_fire_in_order_and_a_cancelled_one_never() -> None:
     assert fired == ["first", "second"]
 
 
+async def test_a_timer_cancelled_by_one_of_the_same_moment_does_not_fire() -> None:
+    loop, fired = asyncio.get_running_loop(), list[str]()
+    async with MeshTest() as t:
+        when = loop.time() + 1.0
+        loop.call_at(when, lambda: second.cancel())
+        second = loop.call_at(when, fired.append, "second")
+        await t.advance(1.0)
+
+    assert fired == []
+
+
 async def test_one_loop_has_one_clock() -> None:
     async with MeshTest():
         with pytest.raises(RuntimeError, match="another ManualClock"):
