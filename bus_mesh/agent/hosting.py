@@ -76,7 +76,8 @@ class Hosting:
             instance.refusing = True
             group = self._groups.pop(instance.id, None)
             if group is not None:
-                self._spawn(group.unsubscribe())
+                # Drained, not just ended: what the broker has delivered already is refused, and so tried elsewhere.
+                self._spawn(group.drain())
             self._forget(instance)
         if session.instances:
             session.instances = {}
@@ -96,7 +97,8 @@ class Hosting:
         handler = self._receiver.on_rpc(instance)
         group = await self._bus.subscribe(self._subjects.rpc_of(instance.service), handler, instance.service)
         if instance.id not in self.instances or instance.state != "joining":
-            await group.unsubscribe()
+            instance.refusing = True
+            await group.drain()
             return
         self._groups[instance.id] = group
         instance.state = "up"
