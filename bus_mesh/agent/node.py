@@ -99,6 +99,23 @@ class Node:
             rotate_every=setting.rotate_every,
             boot_started_us=setting.boot_started_us,
         )
+        self._picker_draw = world.draw
+        self._join_up(world)
+        self.hosting = Hosting(
+            bus,
+            self.subjects,
+            self.receiver,
+            self.watch,
+            self.announcer,
+            lambda: f"{own.node}-{world.entropy(4).hex()}",
+            setting.labels,
+            self._spawn,
+        )
+        self._console = Console(self.watch, self.status, lambda: world.clock().wall_us, self._certificate, self._spawn)
+
+    def _join_up(self, world: World) -> None:
+        """Make what knows who is there and both directions of calls, and tell each of the others."""
+        own, bus, metrics = self.own, self.bus, self.metrics
         self.directory: Directory[Sender] = Directory(world.draw)
         self.watch = Watch(
             own.node,
@@ -114,7 +131,6 @@ class Node:
         self._parts = Parts(self._meter, self._denied, self.directory, self.watch.ask, world.jitter)
         self.wheel = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
-        self._picker_draw = world.draw
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
         self.outbound = Outbound(
             self.wheel,
@@ -141,17 +157,6 @@ class Node:
         )
         self.prober = Prober(own.node, self.keyring, bus, self.subjects, self.watch, self._usual, self.outbound.dead)
         self.receiver.probed = self.prober.answered
-        self.hosting = Hosting(
-            bus,
-            self.subjects,
-            self.receiver,
-            self.watch,
-            self.announcer,
-            lambda: f"{own.node}-{world.entropy(4).hex()}",
-            setting.labels,
-            self._spawn,
-        )
-        self._console = Console(self.watch, self.status, lambda: world.clock().wall_us, self._certificate, self._spawn)
 
     def __repr__(self) -> str:
         return f"Node({self.own.node}, {self.bus.state.value}, {self.door!r}, {self.outbound!r}, {self.inbound!r})"

@@ -104,7 +104,9 @@ class Outbound:
 
     def call(self, session: Asker, frame: Call, now: float) -> None:
         """Start a call that an app has made."""
-        if len(session.flights) >= self._most or frame.id in session.flights:
+        if frame.id in session.flights:
+            return  # ids are never used twice: an answer to this one would end the call that has it
+        if len(session.flights) >= self._most:
             session.send(_fail(frame.id, _too_many(session, self._most)))
             return
         route = self._routes.get((frame.service, frame.method)) or self._route(session, frame)

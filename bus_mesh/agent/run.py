@@ -113,13 +113,7 @@ class Agent:
             stack.callback(server.close)
             supervisor.start(self.config.services)
             _spare_the_collector()
-            self._log.info(
-                "agent up",
-                node=own.node,
-                mesh=own.mesh,
-                socket=str(self.config.socket),
-                http=http.url if http else None,
-            )
+            self._log.info("agent up", mesh=own.mesh, socket=str(place.socket), http=http.url if http else None)
             await self._stop.wait()
             self._log.info("agent leaving")
             await node.drain(self.config.drain_timeout)
