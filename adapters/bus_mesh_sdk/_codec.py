@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from bus_mesh.protocol.errors import Internal, InvalidArgument, MeshError, Ran
+from bus_mesh.protocol.frames import Head
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _SHOWN: Final = 40
@@ -32,7 +33,9 @@ class Mismatch(Exception):
 
 
 class Shape(Protocol):
-    """What one annotation means on the wire."""
+    """What one annotation means on the wire. Values of the `exact` types are the same there and here."""
+
+    exact: frozenset[type]
 
     def read(self, value: Any) -> Any:
         """Return the value that the wire form `value` stands for, or raise Mismatch."""
@@ -43,6 +46,8 @@ class Shape(Protocol):
 
 class _Anything:
     """Any, or no annotation: passes as it is."""
+
+    exact: frozenset[type] = frozenset()
 
     def read(self, value: Any) -> Any:
         return value
@@ -55,29 +60,31 @@ class _Plain:
     """A plain type or a union of them, matched exactly; an int is also a float."""
 
     def __init__(self, kinds: frozenset[type]) -> None:
-        self.kinds = kinds
+        self.exact = kinds
 
     def read(self, value: Any) -> Any:
-        if type(value) in self.kinds:
+        if type(value) in self.exact:
             return value
-        if type(value) is int and float in self.kinds:
+        if type(value) is int and float in self.exact:
             return float(value)
         raise Mismatch(f"expected {self._names()}, came {describe(value)}")
 
     def write(self, value: Any) -> Any:
-        if type(value) in self.kinds:
+        if type(value) in self.exact:
             return value
-        for kind in self.kinds:
+        for kind in self.exact:
             if isinstance(value, kind):
                 return kind(value)  # a StrEnum is sent as the str it is
         return self.read(value)
 
     def _names(self) -> str:
-        return " or ".join(sorted("None" if kind is type(None) else kind.__name__ for kind in self.kinds))
+        return " or ".join(sorted("None" if kind is type(None) else kind.__name__ for kind in self.exact))
 
 
 class _Model:
     """Whatever pydantic understands: models, dataclasses, containers, dates, enums."""
+
+    exact: frozenset[type] = frozenset()
 
     def __init__(self, annotation: Any) -> None:
         import pydantic
@@ -136,10 +143,12 @@ class Codec:
     def request(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """Return the payload of a call made with these arguments; TypeError as a Python call would raise it."""
         given = self._bind(args, kwargs)
-        name = ""
+        name, shapes = "", self._shapes
         try:
             for name, value in given.items():
-                given[name] = self._shapes[name].write(value)
+                shape = shapes[name]
+                if type(value) not in shape.exact:
+                    given[name] = shape.write(value)
             return pack(given)
         except Mismatch as error:
             raise InvalidArgument(f"{self.label}: parameter {name!r}: {error.text}", ran=Ran.NO) from None
@@ -157,7 +166,9 @@ class Codec:
         found = {}
         for name, shape in self._shapes.items():
             value = said.get(name, _MISSING)
-            if value is not _MISSING:
+            if type(value) in shape.exact:
+                found[name] = value
+            elif value is not _MISSING:
                 try:
                     found[name] = shape.read(value)
                 except Mismatch as error:
@@ -169,14 +180,15 @@ class Codec:
     def answer(self, result: Any) -> bytes:
         """Return the payload of a reply; TypeError when the handler returned something else than it promised."""
         try:
-            return pack(self._result.write(result))
+            return pack(result if type(result) in self._result.exact else self._result.write(result))
         except Mismatch as error:
             raise TypeError(f"the result of {self.label}: {error.text}") from None
 
-    def result(self, payload: bytes) -> Any:
+    def result(self, head: Head | None, payload: bytes) -> Any:
         """Return the value that a reply stands for; Internal when it is not what the contract says."""
         try:
-            return self._result.read(unpack(payload))
+            value = unpack(payload)
+            return value if type(value) in self._result.exact else self._result.read(value)
         except Mismatch as error:
             raise bad_result(self.label, error) from None
 
@@ -199,7 +211,9 @@ class Codec:
             raise TypeError(
                 f"{self.label}() takes {len(self._positional)} positional arguments but {len(args)} were given"
             )
-        given = dict(zip(self._positional, args, strict=False))
+        given = dict(zip(self._positional, args))  # noqa: B905 - the check above is cheaper than `strict`
+        if not kwargs and len(args) == len(self._names):
+            return given
         for name, value in kwargs.items():
             if name in given:
                 raise TypeError(f"{self.label}() got multiple values for argument {name!r}")
@@ -302,7 +316,7 @@ def _text_of(value: Any) -> Any:
 
 def _schema(shape: Shape) -> Any:
     if isinstance(shape, _Plain):
-        return sorted(kind.__name__ for kind in shape.kinds)
+        return sorted(kind.__name__ for kind in shape.exact)
     if not isinstance(shape, _Model):
         return "any"
     try:

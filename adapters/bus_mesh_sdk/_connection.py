@@ -10,7 +10,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
-from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, LENGTH, Fail, Frame, Hello, Kind, Welcome, encode
+from bus_mesh.protocol.frames import (
+    FRAME_LIMIT,
+    HEAD_LIMIT,
+    Fail,
+    Fields,
+    Frame,
+    Hello,
+    Kind,
+    Welcome,
+    encode,
+    encode_long,
+    named,
+)
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
 from bus_mesh.protocol.turn import Turn
 
@@ -28,7 +40,7 @@ WELCOME_SECONDS: Final = 5.0
 class Owner(Protocol):
     """Who a connection reports to. Called from the loop; must not raise."""
 
-    def heard(self, connection: "Connection", frame: Frame) -> None:
+    def heard(self, connection: "Connection", frame: Fields) -> None:
         """Take a frame other than the first."""
 
     def leaving(self, connection: "Connection") -> None:
@@ -61,8 +73,9 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._hello = hello
         self.turn = Turn(loop.call_soon, self._flush)
+        self.write: Final[Callable[[bytes], None]] = self.turn.add
+        """Have an encoded frame leave with all others of this turn; lost on a connection that is gone."""
         self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"Connection({self.node or 'nobody yet'}, {self.session.state.value}{', paused' if self.paused else ''})"
@@ -79,18 +92,11 @@ class Connection(asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         """Send a frame with all others of this loop turn; nothing happens on a connection that is gone."""
-        if self._transport is None or self.session.state is _CLOSED:
-            return
-        data = encode(frame)
-        self._out.append(LENGTH.pack(len(data)))
-        self._out.append(data)
-        self.turn.another()
-        if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
-            self.abort("the agent has stopped reading")
+        self.write(encode(frame))
 
     def close(self) -> None:
         """Close once everything sent is on its way."""
-        self._flush()
+        self.turn.leave()
         self.session.close()
         if self._transport is not None:
             self._transport.close()
@@ -116,14 +122,15 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self.abort(f"the agent broke the protocol: {error}")
             return
+        heard = self._owner.heard
         for frame in frames:
             if frame[0] == _DRAIN:
                 self._end()
                 self._owner.leaving(self)
             elif self.node:
-                self._owner.heard(self, frame)
+                heard(self, frame)
             else:
-                self._greeted(frame)
+                self._greeted(named(frame))
 
     def pause_writing(self) -> None:
         """Let calls wait: the agent has fallen behind by a megabyte."""
@@ -138,16 +145,17 @@ class Connection(asyncio.Protocol):
         """Report the end, once."""
         self.session.close()
         self._transport = None
-        self._out.clear()
         self._refused(AgentAway(self.trouble or "the agent closed the connection", ran=Ran.NO))
         self._end()
         self.closed.set_result(None)
         self._owner.lost(self)
 
-    def _flush(self) -> None:
-        if self._out and self._transport is not None:
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+    def _flush(self, frames: list[bytes]) -> None:
+        if self._transport is None or self.session.state is _CLOSED:
+            return
+        self._transport.write(encode_long(frames))
+        if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
+            self.abort("the agent has stopped reading")
 
     def _greeted(self, frame: Frame) -> None:
         if isinstance(frame, Fail):

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 
 from bus_mesh.protocol.errors import DeadlineExceeded, InvalidArgument, MeshError, Ran
-from bus_mesh.protocol.frames import MAX_TTL_MS, Call, Head
+from bus_mesh.protocol.frames import MAX_TTL_MS, Head
 
 DEFAULT_TIMEOUT: Final = 5.0
 """Seconds that a call has when nobody said."""
@@ -25,45 +25,36 @@ _FURTHER: Final = "_bus_mesh_further"
 class Context:
     """The call that a handler answers: who asked, how long is left, and what came beside the parameters."""
 
-    __slots__ = ("_head", "_now", "_way", "began", "caller", "cancelled", "deadline", "instance", "method", "service")
-
-    def __init__(
-        self, call: Call, instance: str, deadline: float, now: Callable[[], float], way: object = None
-    ) -> None:
-        self.caller = call.caller
-        """The calling service, as its certificate says; verified by the agents."""
-        self.service = call.service
-        """The service called."""
-        self.method = call.method
-        """The method called, by its name on the wire."""
-        self.instance = instance
-        """The id of this instance."""
-        self.deadline = deadline
-        """When the call's time is out, in seconds of `loop.time()`."""
-        self.cancelled = False
-        """Whether the caller gave up; of use to blocking handlers, which cannot be interrupted."""
-        self.began = False
-        """Whether the handler has begun to run; what its callers are told rests on it."""
-        self._head: Head = call.head or {}
-        self._now = now
-        self._way = way
+    cancelled = False
+    """Whether the caller gave up; of use to blocking handlers, which cannot be interrupted."""
+    began = False
+    """Whether the handler has begun to run; what its callers are told rests on it."""
+    caller: str
+    """The calling service, as its certificate says; verified by the agents."""
+    service: str
+    """The service called."""
+    method: str
+    """The method called, by its name on the wire."""
+    instance: str
+    """The id of this instance."""
+    deadline: float
+    """When the call's time is out, in seconds of `loop.time()`."""
+    head: Head | None
+    """All that came beside the parameters; the SDK's own affair, like the next two."""
+    connection: Any
+    now: Callable[[], float]
 
     def __repr__(self) -> str:
         return f"Context({self.service}.{self.method} from {self.caller}, {self.remaining():.3f}s left)"
 
     def remaining(self) -> float:
         """Seconds left until the deadline, 0.0 once it is past."""
-        return max(0.0, self.deadline - self._now())
-
-    @property
-    def way(self) -> Any:
-        """The connection by which the call came; the SDK's own affair."""
-        return self._way
+        return max(0.0, self.deadline - self.now())
 
     @property
     def metadata(self) -> dict[str, str]:
         """What the caller gave as `options(metadata=...)`."""
-        said = self._head.get("metadata")
+        said = (self.head or {}).get("metadata")
         if not isinstance(said, dict):
             return {}
         return {name: value for name, value in said.items() if isinstance(name, str) and isinstance(value, str)}
@@ -71,7 +62,7 @@ class Context:
     @property
     def traceparent(self) -> str:
         """The W3C trace context that the call carries, or an empty string."""
-        said = self._head.get("traceparent")
+        said = (self.head or {}).get("traceparent")
         return said if isinstance(said, str) else ""
 
     @property
@@ -83,7 +74,7 @@ class Context:
     @property
     def attempt(self) -> int:
         """Which try this is, from 1."""
-        said = self._head.get("attempt")
+        said = (self.head or {}).get("attempt")
         return said if type(said) is int and said > 0 else 1
 
 

@@ -12,14 +12,15 @@ import itertools
 from collections import OrderedDict
 from enum import Enum
 from math import ceil
-from typing import Final, cast
+from typing import Any, Final
 
 from bus_mesh.protocol.errors import AgentAway, Cancelled, DeadlineExceeded, Draining, MeshError, OutcomeUnknown, Ran
-from bus_mesh.protocol.frames import MAX_TTL_MS, Call, Cancel, Fail, Head, Kind, Reply
+from bus_mesh.protocol.frames import MAX_TTL_MS, Cancel, Fail, Fields, Head, Kind, encode_call
+from bus_mesh.protocol.session import State
 from bus_mesh.protocol.turn import MANY, PART, SMALL_PART
+from bus_mesh.protocol.wheel import OFF, Wheel
 from bus_mesh_sdk._connection import Connection, error_of
 from bus_mesh_sdk._context import further
-from bus_mesh_sdk._deadlines import Deadlines
 
 GRACE: Final = 0.050
 """Seconds past the deadline before this end gives a sent call up by itself: its agent should have said so by then."""
@@ -40,25 +41,18 @@ class Stage(Enum):
 _WAITING: Final = Stage.WAITING
 _SENT: Final = Stage.SENT
 _DONE: Final = Stage.DONE
-_CALL: Final = int(Kind.CALL)
+_OPEN: Final = State.OPEN
 
 
 class Flight:
     """One call that this process makes."""
 
-    __slots__ = (
-        "_flights",
-        "connection",
-        "expires",
-        "future",
-        "head",
-        "id",
-        "idempotent",
-        "method",
-        "payload",
-        "service",
-        "stage",
-    )
+    # What is set later has its first value here: a flight is made in half the time.
+    stage = Stage.WAITING
+    id = 0
+    connection: Connection | None = None
+    slot = OFF  # these two are the wheel's
+    due = 0.0
 
     def __init__(
         self,
@@ -76,10 +70,7 @@ class Flight:
         self.head = head
         self.expires = expires
         self.idempotent = idempotent
-        self.future: asyncio.Future[Reply] = flights.loop.create_future()
-        self.stage = _WAITING
-        self.id = 0
-        self.connection: Connection | None = None
+        self.future: asyncio.Future[Fields] = flights.loop.create_future()
         self._flights = flights
 
     def __repr__(self) -> str:
@@ -99,49 +90,41 @@ class Flight:
 class Flights:
     """Every call of this process that has not ended, and the connection that new ones take."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, wheel: "Wheel[Any]") -> None:
         self.loop = loop
         self.connection: Connection | None = None
         self.sent: dict[int, Flight] = {}
         self.waiting: OrderedDict[Flight, None] = OrderedDict()
         self.trouble = "no agent has answered yet"
         """Why there is no connection, while there is none."""
-        self._deadlines = deadlines
+        self._wheel = wheel
 
     def __repr__(self) -> str:
         return f"Flights(sent={len(self.sent)}, waiting={len(self.waiting)}, by {self.connection})"
 
-    @property
-    def room(self) -> bool:
-        """Whether another call may be sent now."""
-        way = self.connection
-        return way is not None and way.open and not way.paused and len(self.sent) < way.most_calls
-
-    def depart(self, flight: Flight, part_of: Connection | None = None) -> None:
+    def depart(self, flight: Flight, now: float, part_of: Connection | None = None) -> None:
         """Send a call, or let it wait behind those that wait.
 
         `part_of` is where the call came from that this one is made for. An agent that leaves waits for that one's
         answer, so it still carries what the answer needs; the next agent may well not come before it has gone.
         """
-        way = self.connection
-        if not self.waiting and self.room:
-            self._send(flight, cast(Connection, way))
-        elif way is None and part_of is not None and part_of.alive and not part_of.paused:
-            self._send(flight, part_of)
+        way = None if self.waiting else self._room()
+        if way is None and self.connection is None and part_of is not None and part_of.alive and not part_of.paused:
+            way = part_of
+        if way is not None:
+            self._send(flight, way, now)
         else:
-            self._wait(flight)
+            self._wait(flight, now)
 
     def pump(self) -> None:
         """Send what waits, oldest first, as far as there is room."""
-        while self.waiting and self.room:
+        while self.waiting and (way := self._room()) is not None:
             flight, _ = self.waiting.popitem(last=False)
-            self._deadlines.drop(flight, flight.expires)
-            assert self.connection is not None  # else there is no room
-            self._send(flight, self.connection)
+            self._send(flight, way, self.loop.time())
 
-    def replied(self, frame: Reply) -> None:
+    def replied(self, frame: Fields) -> None:
         """Take a result; one that nobody waits for is dropped."""
-        flight = self._ended(frame.id)
+        flight = self._ended(frame[1])
         if flight is not None:
             flight.stage = _DONE
             if not flight.future.done():
@@ -154,7 +137,8 @@ class Flights:
             return False
         error = error_of(frame)
         if not connection.open and isinstance(error, Draining) and error.ran is Ran.NO:
-            self._wait(flight)  # it crossed the agent's DRAIN: the next agent gets it, within the same deadline
+            # It crossed the agent's DRAIN: the next agent gets it, within the same deadline.
+            self._wait(flight, self.loop.time())
         else:
             flight.fail(error)
         return True
@@ -171,11 +155,10 @@ class Flights:
     def cancelled(self, flight: Flight) -> None:
         """Forget a call that nobody waits for any more, and tell the agent."""
         if flight.stage is _SENT:
-            self._deadlines.drop(flight, flight.expires + GRACE)
             self._take_back(flight)
         elif flight.stage is _WAITING:
             del self.waiting[flight]
-            self._deadlines.drop(flight, flight.expires)
+        self._wheel.remove(flight)
         flight.stage = _DONE
 
     def lost(self, connection: Connection) -> None:
@@ -183,7 +166,7 @@ class Flights:
         for flight in [flight for flight in self.sent.values() if flight.connection is connection]:
             self._ended(flight.id)
             if flight.idempotent:
-                self._wait(flight)
+                self._wait(flight, self.loop.time())
             else:
                 flight.fail(
                     OutcomeUnknown(
@@ -203,27 +186,37 @@ class Flights:
             self.cancelled(flight)
             flight.fail(Cancelled(f"{flight.service}.{flight.method}: closed before it was sent", ran=Ran.NO))
 
-    def _send(self, flight: Flight, way: Connection) -> None:
-        left = ceil((flight.expires - self.loop.time()) * 1000)
-        if left <= 0:
+    def _room(self) -> Connection | None:
+        """Return the connection if another call may be sent on it now."""
+        way = self.connection
+        if way is None or way.session.state is not _OPEN or way.paused or len(self.sent) >= way.most_calls:
+            return None
+        return way
+
+    def _send(self, flight: Flight, way: Connection, now: float) -> None:
+        left = flight.expires - now
+        if left <= 0.0:
+            self._wheel.remove(flight)
             flight.fail(self._why_it_waited(flight))
             return
-        flight.id, flight.stage, flight.connection = next(ids), _SENT, way
-        self.sent[flight.id] = flight
-        self._deadlines.add(flight, flight.expires + GRACE)
-        left = min(left, MAX_TTL_MS)
-        way.turn.part = SMALL_PART if len(self.sent) < MANY else PART
-        way.send(Call(_CALL, flight.id, flight.service, flight.method, left, "", flight.head, flight.payload))
+        flight.id = number = next(ids)
+        flight.stage, flight.connection = _SENT, way
+        sent = self.sent
+        sent[number] = flight
+        self._wheel.add(flight, flight.expires + GRACE, now)
+        ttl_ms = min(ceil(left * 1000), MAX_TTL_MS)
+        way.turn.part = SMALL_PART if len(sent) < MANY else PART
+        way.write(encode_call(number, flight.service, flight.method, ttl_ms, "", flight.head, flight.payload))
 
-    def _wait(self, flight: Flight) -> None:
+    def _wait(self, flight: Flight, now: float) -> None:
         flight.stage, flight.connection = _WAITING, None
         self.waiting[flight] = None
-        self._deadlines.add(flight, flight.expires)
+        self._wheel.add(flight, flight.expires, now)
 
     def _ended(self, number: int) -> Flight | None:
         flight = self.sent.pop(number, None)
         if flight is not None:
-            self._deadlines.drop(flight, flight.expires + GRACE)
+            self._wheel.remove(flight)
         return flight
 
     def _take_back(self, flight: Flight) -> None:

@@ -9,30 +9,31 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn, TypeVar
 
 from bus_mesh.protocol.errors import AgentAway, Cancelled, Draining, InvalidArgument, MeshError, PayloadTooLarge, Ran
 from bus_mesh.protocol.frames import (
     HEAD_LIMIT,
-    Call,
     Cancel,
     Fail,
+    Fields,
     Frame,
+    Head,
     Hello,
     Kind,
     Ping,
-    Reply,
     Serve,
     Served,
     Withdraw,
     encode,
+    named,
 )
+from bus_mesh.protocol.wheel import Wheel
 from bus_mesh_sdk._connection import Connection, Reach, by_socket, dial, error_of
 from bus_mesh_sdk._context import answering, asked, deadline_of, head_of
-from bus_mesh_sdk._deadlines import Deadlines
 from bus_mesh_sdk._failure import refusal
 from bus_mesh_sdk._flights import Flight, Flights, ids
-from bus_mesh_sdk._serving import Serving, State
+from bus_mesh_sdk._serving import Inbound, Serving, State
 
 SHORTEST_PAUSE: Final = 0.020
 LONGEST_PAUSE: Final = 0.500
@@ -46,6 +47,9 @@ WITHDRAW_SECONDS: Final = 10.0
 DRAIN_SECONDS: Final = 30.0
 """How long handlers may take to finish when their service is taken back."""
 
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+_R = TypeVar("_R")
 _log: Final = logging.getLogger("bus_mesh_sdk")
 
 
@@ -59,8 +63,8 @@ class Link:
         self.hello = hello
         self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self.deadlines = Deadlines(self._arm)
-        self.flights = Flights(self.loop, self.deadlines)
+        self.wheel: Wheel[Flight | Inbound] = Wheel(self._arm)
+        self.flights = Flights(self.loop, self.wheel)
         self.servings: list[Serving] = []
         self._entropy = entropy
         self._reach = reach
@@ -80,56 +84,49 @@ class Link:
         service: str,
         method: str,
         payload: bytes,
-        *,
-        timeout: float | None,
-        explicit: float | None,
+        said: float | None,
+        otherwise: float | None,
         idempotent: bool,
-        otherwise: float | None = None,
-    ) -> Reply:
-        """Return the reply to a call, or raise its MeshError.
+        read: Callable[[Head | None, bytes], _R],
+        explicit: float | None = None,
+    ) -> _R:
+        """Return what `read` makes of the reply to a call, or raise its MeshError.
 
-        Of the timeouts (seconds) the first that is not None holds: `explicit`, that of `options(...)`, `timeout`; and
+        Of the timeouts (seconds) the first that is not None holds: `explicit`, that of `options(...)`, `said`; and
         where nobody said one, `otherwise` (the contract's, or the default), which policy may shorten.
         """
-        flight = self._flight(service, method, payload, timeout, explicit, idempotent, otherwise)
-        parent = answering.get()
-        came_by = None if parent is None else parent.way
-        self.flights.depart(flight, came_by if came_by in self._connections else None)
+        options, parent, now = asked.get(), answering.get(), self.loop.time()
+        timeout = explicit
+        if timeout is None:
+            timeout = said if options.timeout is None else options.timeout
+        expires = deadline_of(now, otherwise if timeout is None else timeout, parent)
+        said_head = head_of(options, parent, expires, idempotent)
+        if timeout is None:
+            said_head["implicit"] = True
+        flights = self.flights
+        way = flights.connection
+        if self.closed or (way is not None and len(payload) > way.largest_payload):
+            self._refuse(f"{service}.{method}", len(payload))
+        flight = Flight(flights, service, method, payload, said_head, expires, idempotent)
+        came_by = None if parent is None else parent.connection
+        flights.depart(flight, now, came_by if came_by in self._connections else None)
         try:
-            return await flight.future
+            _, _, head, result = await flight.future
+            return read(head, result)
         except asyncio.CancelledError:
-            self.flights.cancelled(flight)
+            flights.cancelled(flight)
             raise
         finally:
-            if self.flights.waiting:
-                self.flights.pump()
+            if flights.waiting:
+                flights.pump()
 
-    def _flight(
-        self,
-        service: str,
-        method: str,
-        payload: bytes,
-        timeout: float | None,
-        explicit: float | None,
-        idempotent: bool,
-        otherwise: float | None,
-    ) -> Flight:
-        if self.closed:
-            raise RuntimeError("this Mesh is closed: connect again to make further calls")
-        said, parent = asked.get(), answering.get()
-        if explicit is None:
-            explicit = timeout if said.timeout is None else said.timeout
+    def _refuse(self, label: str, size: int) -> NoReturn:
+        """Raise why a call cannot even be tried."""
         way = self.flights.connection
-        if way is not None and len(payload) > way.largest_payload:
-            size, most = len(payload), way.largest_payload
-            raise PayloadTooLarge(
-                f"the parameters of {service}.{method} have {size} bytes, over the limit of {most}", ran=Ran.NO
-            )
-        expires = deadline_of(self.loop.time(), otherwise if explicit is None else explicit, parent)
-        head = head_of(said, parent, expires, idempotent)
-        if explicit is None:
-            head["implicit"] = True
-        return Flight(self.flights, service, method, payload, head, expires, idempotent)
+        if self.closed or way is None:
+            raise RuntimeError("this Mesh is closed: connect again to make further calls")
+        text = f"the parameters of {label} have {size} bytes, over the limit of {way.largest_payload}"
+        raise PayloadTooLarge(text, ran=Ran.NO)
 
     # ---- the connection
 
@@ -213,25 +210,31 @@ class Link:
         for serving in self.servings:
             serving.pump()
 
-    def heard(self, connection: Connection, frame: Frame) -> None:
+    def heard(self, connection: Connection, frame: Fields) -> None:
         """Take a frame from the agent."""
-        if isinstance(frame, Reply):
+        kind = frame[0]
+        if kind == _REPLY:
             self.flights.replied(frame)
-        elif isinstance(frame, Call):
+        elif kind == _CALL:
             self._called(connection, frame)
-        elif isinstance(frame, Fail):
-            if not self.flights.failed(frame, connection):
-                self._refused(frame)
-        elif isinstance(frame, Cancel):
-            call = connection.inbound.get(frame.id)
-            if call is not None:
-                call.stop(Cancelled("the caller gave up"))
-        elif isinstance(frame, Served):
-            self._served(connection, frame)
-        elif isinstance(frame, Withdraw):
-            self._withdrawn(frame)
-        elif isinstance(frame, Ping) and frame.kind == Kind.PING:
-            connection.send(Ping(Kind.PONG.value, frame.id))
+        else:
+            self._seldom(connection, named(frame))
+
+    def _seldom(self, connection: Connection, frame: Frame) -> None:
+        match frame:
+            case Fail():
+                if not self.flights.failed(frame, connection):
+                    self._refused(frame)
+            case Cancel():
+                call = connection.inbound.get(frame.id)
+                if call is not None:
+                    call.stop(Cancelled("the caller gave up"))
+            case Served():
+                self._served(connection, frame)
+            case Withdraw():
+                self._withdrawn(frame)
+            case Ping(kind=Kind.PING):
+                connection.send(Ping(Kind.PONG.value, frame.id))
 
     # ---- services
 
@@ -318,26 +321,29 @@ class Link:
             _log.warning("the agent refuses to take %s back: %s", serving.service, error)
             self.loop.call_later(SETTLED_SECONDS, self._offer, serving)
 
-    def _called(self, connection: Connection, frame: Call) -> None:
-        if frame.id in connection.inbound:
-            connection.abort(f"the agent used the id {frame.id} for two calls at once")
+    def _called(self, connection: Connection, frame: Fields) -> None:
+        _, number, service, _, _, _, head, _ = frame
+        if number in connection.inbound:
+            connection.abort(f"the agent used the id {number} for two calls at once")
             return
-        serving = self._serving_of(frame)
+        serving = self._serving_of(service, head)
         if serving is not None:
             serving.called(connection, frame, self.loop.time())
             return
-        error = Draining(f"{frame.service} is not served here any more", ran=Ran.NO)
-        connection.send(refusal(frame.id, error, ""))
+        error = Draining(f"{service} is not served here any more", ran=Ran.NO)
+        connection.send(refusal(number, error, ""))
 
-    def _serving_of(self, frame: Call) -> Serving | None:
-        if len(self.servings) == 1 and self.servings[0].service == frame.service:
-            return self.servings[0]
-        instance = frame.head.get("instance") if frame.head else None
-        found = [serving for serving in self.servings if serving.service == frame.service]
-        for serving in found:
-            if serving.instance == instance:
-                return serving
-        return found[0] if found else None
+    def _serving_of(self, service: str, head: Head | None) -> Serving | None:
+        """Return whom a call is for: the instance it names, or else any of that service."""
+        servings = self.servings
+        instance = None if head is None or len(servings) == 1 else head.get("instance")
+        found = None
+        for serving in servings:
+            if serving.service == service:
+                if instance is None or serving.instance == instance:
+                    return serving
+                found = found or serving
+        return found
 
     # ---- deadlines and the end
 
@@ -349,10 +355,10 @@ class Link:
     def _ring(self) -> None:
         self._timer = None
         now = self.loop.time()
-        for thing in self.deadlines.due(now):
+        for thing in self.wheel.due(now):
             thing.late(now)
         self.flights.pump()
-        if (due := self.deadlines.next) is not None:
+        if (due := self.wheel.next_due()) is not None:
             self._arm(due)
 
     def hurry(self) -> None:

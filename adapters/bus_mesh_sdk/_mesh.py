@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 from bus_mesh import __version__
 from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import InvalidArgument, Ran
-from bus_mesh.protocol.frames import Hello, Kind, Reply
+from bus_mesh.protocol.frames import Head, Hello, Kind
 from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh_sdk import _where
 from bus_mesh_sdk._client import client_of
@@ -118,7 +118,7 @@ class Mesh:
             concurrency=concurrency,
             queue=queue,
             loop=link.loop,
-            deadlines=link.deadlines,
+            wheel=link.wheel,
             take_back=link.withdraw,
         )
         await link.serve(serving)
@@ -160,26 +160,19 @@ class Mesh:
         self, service: str, method: str, params: Mapping[str, Any] | None = None, /, *, timeout: float | None = None
     ) -> tuple[Any, str]:
         """Call by name and return the result together with the id of the instance that answered, for load tests."""
-        reply = await self._ask(service, method, params, timeout, False)
-        instance = reply.head.get("instance") if reply.head else None
-        return value_of(f"{service}.{method}", reply.payload), instance if isinstance(instance, str) else ""
+        head, payload = await self._ask(service, method, params, timeout, False)
+        instance = head.get("instance") if head else None
+        return value_of(f"{service}.{method}", payload), instance if isinstance(instance, str) else ""
 
-    async def invoke(
+    def invoke(
         self, method: Method, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Call a contract's method; clients do."""
         codec = method.codec
         payload = codec.request(args, kwargs)
-        reply = await self._link.call(
-            method.service,
-            method.name,
-            payload,
-            timeout=timeout,
-            explicit=None,
-            idempotent=method.idempotent,
-            otherwise=method.timeout,
+        return self._link.call(
+            method.service, method.name, payload, timeout, method.timeout, method.idempotent, codec.result
         )
-        return codec.result(reply.payload)
 
     async def wait_closed(self) -> None:
         """Return once this session has left the mesh: after SIGTERM, SIGINT or `close()`.
@@ -216,21 +209,25 @@ class Mesh:
         timeout: float | None = None,
         idempotent: bool = False,
     ) -> Any:
-        reply = await self._ask(service, method, params, timeout, idempotent)
-        return value_of(f"{service}.{method}", reply.payload)
+        _, payload = await self._ask(service, method, params, timeout, idempotent)
+        return value_of(f"{service}.{method}", payload)
 
     async def _ask(
         self, service: str, method: str, params: Mapping[str, Any] | None, timeout: float | None, idempotent: bool
-    ) -> Reply:
+    ) -> tuple[Head | None, bytes]:
         label = f"{names.service_name(service)}.{names.method_name(method)}"
         explicit = None if timeout is None else check_timeout(timeout)
         payload = request_of(label, params)
-        return await self._link.call(service, method, payload, timeout=None, explicit=explicit, idempotent=idempotent)
+        return await self._link.call(service, method, payload, None, None, idempotent, _both, explicit)
 
     def _signalled(self) -> None:
         if self._wanted.is_set() and self._opened is not None:
             self._opened.hurry()
         self._wanted.set()
+
+
+def _both(head: Head | None, payload: bytes) -> tuple[Head | None, bytes]:
+    return head, payload
 
 
 class _Signals:

@@ -9,10 +9,8 @@ whose time runs out in the queue is refused without having run.
 """
 
 import asyncio
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from contextvars import Context as Variables
 from contextvars import copy_context
 from enum import Enum
 from typing import Any, Final
@@ -28,12 +26,13 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Call, Fail, Kind, Reply
+from bus_mesh.protocol.frames import Fail, Fields, Head, encode, encode_reply
+from bus_mesh.protocol.wheel import OFF, Wheel
 from bus_mesh_sdk._codec import Codec
 from bus_mesh_sdk._connection import Connection
 from bus_mesh_sdk._context import NOTHING, Context, answering, asked
-from bus_mesh_sdk._deadlines import Deadlines
 from bus_mesh_sdk._failure import failure, refusal
+from bus_mesh_sdk._runner import Runner
 from bus_mesh_sdk._service import Contract, Service, is_blocking
 
 RETRY_AFTER: Final = 0.1
@@ -50,54 +49,48 @@ class State(Enum):
 
 
 _CLOSED: Final = State.CLOSED  # a member of an enum costs 0.1 µs to look up by its class
-_REPLY: Final = int(Kind.REPLY)
 
 
-class Inbound:
+class Inbound(Context):
     """One call that this process answers."""
 
-    __slots__ = ("connection", "context", "entered", "expires", "frame", "running", "serving", "task", "why")
+    running = False
+    """Whether it holds one of the slots."""
+    task: asyncio.Task[None] | None = None
+    """Who runs it, from its first step on."""
+    why: MeshError | None = None
+    """What ended it from outside, if something did."""
+    slot = OFF  # these two are the wheel's
+    due = 0.0
 
-    def __init__(
-        self, serving: "Serving", connection: Connection, frame: Call, expires: float, context: Context
-    ) -> None:
-        self.serving = serving
+    def __init__(self, serving: "Serving", connection: Connection, frame: Fields, expires: float) -> None:
+        _, self.number, self.service, self.method, _, self.caller, self.head, self.payload = frame
+        self.instance = serving.instance
+        self.deadline = expires
         self.connection = connection
-        self.frame = frame
-        self.expires = expires
-        self.context = context
-        self.running = False
-        """Whether it holds one of the slots."""
-        self.entered = False
-        """Whether its task has taken its first step."""
-        self.task: asyncio.Task[None] | None = None
-        self.why: MeshError | None = None
-        """What ended it from outside, if something did."""
+        self.serving = serving
+        self.now = serving.now
 
     def __repr__(self) -> str:
         state = "running" if self.running else "queued"
-        return f"Inbound({self.frame.id}, {self.frame.service}.{self.frame.method}, {state})"
+        return f"Inbound({self.number}, {self.service}.{self.method}, {state})"
 
     def late(self, now: float) -> None:
         """End, its time being out."""
-        began = self.context.began
-        self.stop(
-            DeadlineExceeded(
-                f"the time of the call ran out {'in its handler' if began else 'before a handler was free'}"
-            )
-        )
+        where = "in its handler" if self.began else "before a handler was free"
+        self.stop(DeadlineExceeded(f"the time of the call ran out {where}"))
 
     def stop(self, why: MeshError) -> None:
         """End from outside; a handler that has begun sees a cancellation."""
         if self.why is not None:
             return
         self.why = why
-        self.context.cancelled = True
+        self.cancelled = True
         if not self.running:
             self.serving.drop(self)
-        elif self.entered and self.task is not None:
+        elif self.task is not None:
             self.task.cancel()
-        # A task that has not begun finds `why` by itself: cancelled now, it would never reach its own `except`.
+        # One that has not begun finds `why` by itself.
 
 
 class Serving:
@@ -113,7 +106,7 @@ class Serving:
         concurrency: int,
         queue: int,
         loop: asyncio.AbstractEventLoop,
-        deadlines: Deadlines,
+        wheel: Wheel[Any],
         take_back: "Callable[[Serving], Coroutine[Any, Any, None]]",
     ) -> None:
         self.service = contract.service
@@ -136,13 +129,15 @@ class Serving:
         }
         self._take_back = take_back
         self._pumping = False
+        self.now: Callable[[], float] = loop.time
         self._loop = loop
-        self._deadlines = deadlines
+        self._wheel = wheel
         self._running: set[Inbound] = set()
         self._queue: OrderedDict[Inbound, None] = OrderedDict()
         self._idle: asyncio.Future[None] | None = None
-        self._variables = copy_context()
-        self._variables.run(asked.set, NOTHING)  # a handler does not inherit what its server's author asked for
+        variables = copy_context()
+        variables.run(asked.set, NOTHING)  # a handler does not inherit what its server's author asked for
+        self._runner = Runner(loop, variables)
 
     def __repr__(self) -> str:
         where = f"{self.service} {self.version} as {self.instance or '?'}"
@@ -162,17 +157,17 @@ class Serving:
         """Take the service back: announce it as leaving, answer what has come (30 s at most), then return."""
         await self._take_back(self)
 
-    def called(self, connection: Connection, frame: Call, now: float) -> None:
+    def called(self, connection: Connection, frame: Fields, now: float) -> None:
         """Run a call, queue it, or refuse it."""
-        expires = expiry_of(frame, now)
-        error = self._refusal(connection, frame, expires, now)
-        if error is not None:
-            connection.send(refusal(frame.id, error, self.instance))
+        _, number, _, method, ttl_ms, _, head, _ = frame
+        expires = expiry_of(ttl_ms, head, now)
+        if method not in self._handlers or expires <= now or self.state is _CLOSED or self._full(connection):
+            error = self._refusal(method, expires, now)
+            connection.write(encode(refusal(number, error, self.instance)))
             return
-        context = Context(frame, self.instance, expires, self._loop.time, connection)
-        call = Inbound(self, connection, frame, expires, context)
-        connection.inbound[frame.id] = call
-        self._deadlines.add(call, expires)
+        call = Inbound(self, connection, frame, expires)
+        connection.inbound[number] = call
+        self._wheel.add(call, expires, now)
         if self._queue or not self._free(connection):
             self._queue[call] = None
         else:
@@ -192,7 +187,7 @@ class Serving:
         """Refuse a call that is still queued."""
         del self._queue[call]
         assert call.why is not None
-        self._answer(call, refusal(call.frame.id, call.why, self.instance))
+        self._answer(call, encode(refusal(call.number, call.why, self.instance)))
 
     def lost(self, connection: Connection) -> None:
         """Note that no new call comes by this connection: it is gone, or its agent is leaving."""
@@ -231,80 +226,69 @@ class Serving:
         # Results for an agent that does not read would pile up here, so nothing new runs for it meanwhile.
         return len(self._running) < self.concurrency and not connection.paused
 
-    def _refusal(self, connection: Connection, frame: Call, expires: float, now: float) -> MeshError | None:
+    def _full(self, connection: Connection) -> bool:
+        return len(self._queue) >= self.queue_limit and not self._free(connection)
+
+    def _refusal(self, method: str, expires: float, now: float) -> MeshError:
         if self.state is _CLOSED:
             return Draining(f"{self.service} is no longer served here", ran=Ran.NO)
-        if frame.method not in self._handlers:
-            return Unimplemented(f"{self.service} {self.version} has no method {frame.method}", ran=Ran.NO)
+        if method not in self._handlers:
+            return Unimplemented(f"{self.service} {self.version} has no method {method}", ran=Ran.NO)
         if expires <= now:
             return DeadlineExceeded("the time of the call was out when it came", ran=Ran.NO)
-        if len(self._queue) >= self.queue_limit and not self._free(connection):
-            full = f"{self.service} is full: {len(self._running)} calls run and {len(self._queue)} wait"
-            return ResourceExhausted(full, ran=Ran.NO, retry_after=RETRY_AFTER)
-        return None
+        full = f"{self.service} is full: {len(self._running)} calls run and {len(self._queue)} wait"
+        return ResourceExhausted(full, ran=Ran.NO, retry_after=RETRY_AFTER)
 
     def _start(self, call: Inbound) -> None:
         call.running = True
         self._running.add(call)
-        call.task = start(self._run(call), self._loop, self._variables.copy())
+        self._runner.run(self._run(call))
 
     async def _run(self, call: Inbound) -> None:
-        handler, codec, blocks = self._handlers[call.frame.method]
-        call.entered = True
-        answering.set(call.context)
-        answer: Reply | Fail
+        handler, codec, blocks = self._handlers[call.method]
+        call.task = asyncio.current_task()
+        answering.set(call)
         try:
             # Checked here, not before: the loop may have been busy since, and a late call must never run.
-            if call.expires <= self._loop.time():
+            if call.deadline <= self.now():
                 call.late(0.0)
             if call.why is not None:
                 raise call.why
-            arguments = codec.arguments(call.frame.payload)
-            call.context.began = not blocks
+            arguments = codec.arguments(call.payload)
+            call.began = not blocks
             answer = self._reply(call, codec, await handler(**arguments))
         except BaseException as error:
-            answer = self._failed(call, codec, error)
+            answer = encode(self._failed(call, codec, error))
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         self._answer(call, answer)
 
-    def _reply(self, call: Inbound, codec: Codec, result: Any) -> Reply:
-        payload = codec.answer(result)
-        if len(payload) > call.connection.largest_payload:
-            size, most = len(payload), call.connection.largest_payload
-            raise PayloadTooLarge(f"the result of {codec.label} has {size} bytes, over the limit of {most}")
-        head = call.frame.head
-        if head is not None and "instance" in head:  # the agent names one only where a process serves several
-            head = {"instance": call.context.instance, "load": len(self._running) + len(self._queue) - 1}
-            return Reply(_REPLY, call.frame.id, head, payload)
-        return Reply(_REPLY, call.frame.id, None, payload)
+    def _reply(self, call: Inbound, codec: Codec, result: Any) -> bytes:
+        payload, most = codec.answer(result), call.connection.largest_payload
+        if len(payload) > most:
+            raise PayloadTooLarge(f"the result of {codec.label} has {len(payload)} bytes, over the limit of {most}")
+        return encode_reply(call.number, None, payload)
 
     def _failed(self, call: Inbound, codec: Codec, error: BaseException) -> Fail:
-        ran = Ran.YES if call.context.began else Ran.NO
+        ran = Ran.YES if call.began else Ran.NO
         if call.why is not None and isinstance(error, asyncio.CancelledError):
             # Stopped from outside while it ran: how far it came, only the handler could tell.
-            error, ran = call.why, Ran.MAYBE if call.context.began else Ran.NO
-        return failure(call.frame.id, error, codec.label, call.context.instance, ran)
+            error, ran = call.why, Ran.MAYBE if call.began else Ran.NO
+        return failure(call.number, error, codec.label, call.instance, ran)
 
-    def _answer(self, call: Inbound, frame: Reply | Fail) -> None:
+    def _answer(self, call: Inbound, answer: bytes) -> None:
         self._running.discard(call)
-        self._deadlines.drop(call, call.expires)
-        if call.connection.inbound.pop(call.frame.id, None) is not None:
-            call.connection.send(frame)
-        self.pump()
+        self._wheel.remove(call)
+        if call.connection.inbound.pop(call.number, None) is not None:
+            call.connection.write(answer)
+        if self._queue:
+            self.pump()
         if self._idle is not None and not self._idle.done() and not (self._running or self._queue):
             self._idle.set_result(None)
 
 
-def expiry_of(frame: Call, now: float) -> float:
+def expiry_of(ttl_ms: int, head: Head | None, now: float) -> float:
     """Return when a call is out of time, on the clock that both ends of the socket share."""
-    expires = now + frame.ttl_ms / 1000
-    said = frame.head.get("expires_us") if frame.head else None
-    return min(expires, said / 1_000_000) if type(said) is int else expires
-
-
-def start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, variables: Variables) -> asyncio.Task[None]:
-    """Start a task; where Python can (3.12), its first step runs at once: a short handler costs no loop turn."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, context=variables, eager_start=True)
-    return loop.create_task(work, context=variables)
+    expires = now + ttl_ms / 1000
+    said = None if head is None else head.get("expires_us")
+    return said / 1_000_000 if type(said) is int and said < expires * 1_000_000 else expires

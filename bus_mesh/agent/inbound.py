@@ -10,7 +10,6 @@ from typing import Final, Protocol
 
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
-from bus_mesh.agent.wheel import Wheel
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.protocol.call import Outcome
@@ -27,11 +26,10 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Method, Reply, encode
+from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode, encode_call, encode_reply
+from bus_mesh.protocol.wheel import Wheel
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
-_CALL: Final = int(Kind.CALL)
-_REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
 _HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
@@ -51,8 +49,8 @@ class Server(Protocol):
     def instances(self) -> Mapping[str, object]:
         """The instances that it serves, by id."""
 
-    def send(self, frame: Call | Cancel) -> None:
-        """Write a frame at the end of this turn."""
+    def write(self, frame: bytes) -> None:
+        """Have an encoded frame leave with all others of this turn."""
 
     def next_number(self) -> int:
         """Return a number for a call on this socket, never used before."""
@@ -84,7 +82,7 @@ class Inbound:
     """The calls to this node's instances. `compile_path(service, method)` gives the path under the policy in force."""
 
     def __init__(
-        self, wheel: Wheel, outbox: Outbox, compile_path: Callable[[str, str], Path], most_per_session: int
+        self, wheel: Wheel[Flight], outbox: Outbox, compile_path: Callable[[str, str], Path], most_per_session: int
     ) -> None:
         self.driver = Driver(wheel, self._send, self._abandon, self._done)
         self._outbox = outbox
@@ -107,22 +105,23 @@ class Inbound:
 
     # From the bus.
 
-    def call(self, opened: Opened, instance: Instance, frame: Call, now: float) -> None:
-        """Start a call whose sender is proven, for an instance of ours."""
+    def call(self, opened: Opened, instance: Instance, frame: Fields, now: float) -> None:
+        """Start a call whose sender is proven, for an instance of ours; `frame` is a CALL."""
+        _, number, service, method, ttl_ms, caller, head, payload = frame
         peer = opened.peer
-        key = (peer.node, peer.boot, frame.id)
-        error = self._unfit(opened, instance, frame)
-        if error is not None or key in self._by_source:
-            if error is not None:
-                self.refuse(peer, frame.id, error, instance.id)
+        key = (peer.node, peer.boot, number)
+        if key in self._by_source:
             return
-        path = self._paths.get((frame.service, frame.method)) or self._path(frame.service, frame.method)
-        deadline = now + frame.ttl_ms / 1000 - opened.late_us / 1e6
-        head = frame.head
-        handed = {k: head[k] for k in head if k in _HANDED} if head is not None else None
-        flight = Flight(
-            path, peer, frame.id, frame.service, frame.method, frame.caller, handed, frame.payload, now, deadline
-        )
+        fits = service == instance.service and method in instance.methods and caller in peer.certificate.call_as
+        if not fits or instance.refusing or opened.skew_us:
+            self.refuse(peer, number, self._unfit(opened, instance, Call._make(frame)), instance.id)
+            return
+        path = self._paths.get((service, method)) or self._path(service, method)
+        deadline = now + ttl_ms / 1000 - opened.late_us / 1e6
+        handed = None
+        if head is not None and not _HANDED.isdisjoint(head):
+            handed = {name: head[name] for name in head if name in _HANDED}
+        flight = Flight(path, peer, number, service, method, caller, handed, payload, now, deadline)
         flight.target = instance
         self._by_source[key] = flight
         instance.inflight += 1
@@ -140,18 +139,19 @@ class Inbound:
 
     # From an instance.
 
-    def reply(self, session: Server, frame: Reply, now: float) -> None:
-        """Take in a result; unknown ids (answered, cancelled, out of time) are ignored."""
-        flight = session.serving.pop(frame.id, None)
+    def reply(self, session: Server, frame: Fields, now: float) -> None:
+        """Take in a REPLY; unknown ids (answered, cancelled, out of time) are ignored."""
+        _, number, _, payload = frame
+        flight = session.serving.pop(number, None)
         if flight is None:
             return
         instance: Instance = flight.target
-        size = len(frame.payload) + 256
+        size = len(payload) + 256
         if size > _SMALL and size > (room := self._outbox.room()):
             text = f"the result of {flight.service}/{flight.method} has {size} bytes, over this bus's limit of {room}"
             outcome = Outcome.refusal(PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.YES))
         else:
-            outcome = Outcome.success(frame, instance.id)
+            outcome = Outcome(instance.id, payload)
         self.driver.answer(flight, outcome, now)
 
     def fail(self, session: Server, frame: Fail, now: float) -> None:
@@ -187,13 +187,13 @@ class Inbound:
         if flight.head:
             head |= flight.head
         ttl_ms = int((flight.deadline - now) * 1000)
-        session.send(Call(_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        session.write(encode_call(number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
         return None
 
     def _abandon(self, flight: Flight) -> None:
         session: Server = flight.target.session
         if session.serving.pop(flight.try_id, None) is not None:
-            session.send(Cancel(_CANCEL, flight.try_id))
+            session.write(encode(Cancel(_CANCEL, flight.try_id)))
 
     def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
         peer: Peer = flight.source
@@ -202,7 +202,7 @@ class Inbound:
         del self._by_source[peer.node, peer.boot, flight.id]
         if outcome.fail is None:
             head = {"instance": instance.id, "load": instance.inflight}
-            frame = encode(Reply(_REPLY, flight.id, head, outcome.payload))
+            frame = encode_reply(flight.id, head, outcome.payload)
         else:
             frame = encode(_frame(flight.id, outcome, instance.id))
         self._outbox.answer(peer, frame)
@@ -213,8 +213,8 @@ class Inbound:
         path = self._paths[service, method] = self._compile(service, method)
         return path
 
-    def _unfit(self, opened: Opened, instance: Instance, frame: Call) -> MeshError | None:
-        """Return why a frame may not go to this instance, None when it may."""
+    def _unfit(self, opened: Opened, instance: Instance, frame: Call) -> MeshError:
+        """Return why a frame may not go to this instance."""
         if opened.skew_us:
             seconds = opened.skew_us / 1e6
             return ClockSkew(f"this node's clock and yours differ by {seconds:.1f} s; set them by NTP", ran=Ran.NO)
@@ -225,9 +225,7 @@ class Inbound:
             return InstanceGone(f"{instance.id} does not serve {frame.service!r:.80}", ran=Ran.NO)
         if instance.refusing:
             return Draining(f"instance {instance.id} is leaving", ran=Ran.NO)
-        if frame.method not in instance.methods:
-            return Unimplemented(_no_method(frame, instance), ran=Ran.NO)
-        return None
+        return Unimplemented(_no_method(frame, instance), ran=Ran.NO)
 
 
 def _no_method(frame: Call, instance: Instance) -> str:

@@ -21,11 +21,10 @@ from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
 from bus_mesh.agent.watch import Watch
-from bus_mesh.agent.wheel import Wheel
 from bus_mesh.balance.directory import Directory
 from bus_mesh.balance.pick import Picker
 from bus_mesh.bus.contract import Bus, BusState
-from bus_mesh.gates.gate import Path
+from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.measure import Meter
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
@@ -34,10 +33,11 @@ from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.models import Balance
-from bus_mesh.protocol.errors import MeshError
+from bus_mesh.protocol.errors import MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
 from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh.protocol.subjects import Subjects
+from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
 from bus_mesh.telemetry.log import Limited, get_logger
 from bus_mesh.telemetry.metrics import OTHER, Metrics
@@ -129,7 +129,7 @@ class Node:
             self._distrust,
         )
         self._parts = Parts(self._meter, self._denied, self.directory, self.watch.ask, world.jitter)
-        self.wheel = Wheel(self._arm)
+        self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
         self.outbound = Outbound(
@@ -137,6 +137,7 @@ class Node:
             self.outbox,
             self.directory,
             self._route,
+            self._unfit,
             self._usual,
             metrics.attempts.add,
             CALLS_PER_SESSION,
@@ -178,6 +179,7 @@ class Node:
     async def drain(self, patience: float) -> None:
         """Leave without losing a call: tell apps and callers, finish what runs, `patience` seconds at most."""
         self.draining = True
+        self.outbound.leave()
         for session in self.door.sessions:
             session.drain()
         await self.hosting.leave_all()
@@ -223,10 +225,6 @@ class Node:
     def refusal(self, app: str, peer: Peer) -> MeshError | None:
         """Return why a process may not speak as `app`, None when it may."""
         return self.apps.refusal(app, peer)
-
-    def may_call_as(self, app: str) -> bool:
-        """Tell whether this node's certificate lets it call in the name of `app`."""
-        return app in self.own.certificate.call_as
 
     def serve(self, session: LocalSession, frame: Serve) -> None:
         """Begin to serve."""
@@ -355,6 +353,14 @@ class Node:
         picker = self._picker(policy.balance(service))
         path = outbound(self._parts, self._access, picker, service, method)
         return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
+
+    def _unfit(self, app: str) -> MeshError | None:
+        """Return why this node may not call in the name of `app`, None when its certificate lets it."""
+        if app in self.own.certificate.call_as:
+            return None
+        return PermissionDenied(
+            f"this node may not call in the name of {app}: admit it with --call-as {app}", ran=Ran.NO
+        )
 
     def _inbound_path(self, service: str, method: str) -> Path:
         return inbound(self._parts, self._access, service, method)

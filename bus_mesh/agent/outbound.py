@@ -9,7 +9,6 @@ from typing import Final, Protocol
 
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox, Sent
-from bus_mesh.agent.wheel import Wheel
 from bus_mesh.balance.directory import Directory, Member, View
 from bus_mesh.gates.gate import Flight, Path, Stage
 from bus_mesh.identity.keyring import Peer
@@ -19,6 +18,7 @@ from bus_mesh.protocol.errors import (
     BusStalled,
     Cancelled,
     Code,
+    Draining,
     InvalidArgument,
     MeshError,
     NoInstances,
@@ -28,7 +28,8 @@ from bus_mesh.protocol.errors import (
     Ran,
     ResourceExhausted,
 )
-from bus_mesh.protocol.frames import Call, Cancel, Fail, Head, Kind, Refused, Reply, encode
+from bus_mesh.protocol.frames import Cancel, Fail, Fields, Head, Kind, Refused, encode, encode_call, encode_reply
+from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
 
 _CARRIED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "instance"))
@@ -38,8 +39,6 @@ _CODES: Final = {int(code): code.name for code in Code}
 _SAMPLED: Final = 4  # one result in four is enough to learn how long a method usually takes
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _SENT: Final = Stage.SENT
-_CALL: Final = int(Kind.CALL)
-_REPLY: Final = int(Kind.REPLY)
 _CANCEL: Final = int(Kind.CANCEL)
 
 
@@ -48,9 +47,11 @@ class Asker(Protocol):
 
     app: str
     flights: dict[int, Flight]
+    serving: dict[int, Flight]
+    """The calls that it answers; while it does, it may make further ones, also when this agent is leaving."""
 
-    def send(self, frame: Reply | Fail) -> None:
-        """Write a frame at the end of this turn."""
+    def write(self, frame: bytes) -> None:
+        """Have an encoded frame leave with all others of this turn."""
 
 
 class Route:
@@ -68,15 +69,17 @@ class Route:
 class Outbound:
     """The calls that this node's apps make.
 
-    `compile_route(service, method)` gives the route under the policy in force; `tried(outcome)` counts each try.
+    `compile_route(service, method)` gives the route under the policy in force; `unfit(app)` says why this node may not
+    call in the name of an app, `tried(outcome)` counts each try.
     """
 
     def __init__(
         self,
-        wheel: Wheel,
+        wheel: Wheel[Flight],
         outbox: Outbox,
         directory: Directory[Peer],
         compile_route: Callable[[str, str], Route],
+        unfit: Callable[[str], MeshError | None],
         usual: Usual,
         tried: Callable[[str], None],
         most_per_session: int,
@@ -86,53 +89,57 @@ class Outbound:
         self._outbox = outbox
         self._directory = directory
         self._compile = compile_route
+        self._unfit = unfit
         self._usual = usual
         self._tried = tried
         self._most = most_per_session
-        self._routes: dict[tuple[str, str], Route] = {}
+        self._routes: dict[tuple[str, str, str], Route] = {}
         self._tries = 0
+        self._leaving = False
         outbox.stalled = self._stalled
 
     def __repr__(self) -> str:
         return f"Outbound(awaiting={len(self.awaiting)}, routes={len(self._routes)})"
 
     def recompile(self) -> None:
-        """Take up a newer policy: calls under way keep the path they are on."""
+        """Take up a newer policy, certificate or state: calls under way keep the path they are on."""
         self._routes = {}
+
+    def leave(self) -> None:
+        """Take no new call from now on, but those that answers need which are still to be given."""
+        self._leaving, self._routes = True, {}
 
     # From an app.
 
-    def call(self, session: Asker, frame: Call, now: float) -> None:
-        """Start a call that an app has made."""
-        if frame.id in session.flights:
+    def call(self, session: Asker, frame: Fields, now: float) -> None:
+        """Start a call that an app has made; `frame` is a CALL."""
+        _, number, service, method, ttl_ms, _, head, payload = frame
+        flights = session.flights
+        if number in flights:
             return  # ids are never used twice: an answer to this one would end the call that has it
-        if len(session.flights) >= self._most:
-            session.send(_fail(frame.id, _too_many(session, self._most)))
+        if len(flights) >= self._most:
+            session.write(_fail(number, _too_many(session, self._most)))
             return
-        route = self._routes.get((frame.service, frame.method)) or self._route(session, frame)
+        route = self._routes.get((session.app, service, method)) or self._route(session, number, service, method)
         if route is None:
             return
-        head, carried = frame.head, None
-        deadline = now + min(frame.ttl_ms / 1000, route.longest)
+        deadline, idempotent, carried = now + ttl_ms / 1000, route.idempotent, None
         if head is not None:
-            deadline = _deadline(deadline, head, route, now)
-            carried = {key: head[key] for key in head if key in _CARRIED} or None
-        flight = Flight(
-            route.path,
-            session,
-            frame.id,
-            frame.service,
-            frame.method,
-            session.app,
-            carried,
-            frame.payload,
-            now,
-            deadline,
-        )
-        flight.idempotent = head is not None and head.get("idempotent") is True
-        if route.idempotent is not None:
-            flight.idempotent = route.idempotent
-        session.flights[frame.id] = flight
+            expires = head.get("expires_us")
+            if type(expires) is int and expires < deadline * 1e6:
+                deadline = expires / 1e6
+            # Policy shortens what a contract or a default says, not what a caller says.
+            if route.timeout is not None and head.get("implicit") is True:
+                deadline = min(deadline, now + route.timeout)
+            if idempotent is None:
+                idempotent = head.get("idempotent") is True
+            if not _CARRIED.isdisjoint(head):
+                carried = {key: head[key] for key in head if key in _CARRIED}
+        if deadline > now + route.longest:
+            deadline = now + route.longest
+        flight = Flight(route.path, session, number, service, method, session.app, carried, payload, now, deadline)
+        flight.idempotent = idempotent is True
+        flights[number] = flight
         self.driver.begin(flight, now)
 
     def cancel(self, session: Asker, number: int, now: float) -> None:
@@ -154,14 +161,15 @@ class Outbound:
 
     # From the bus.
 
-    def reply(self, peer: Peer, frame: Reply, now: float) -> None:
-        """Take in a result; one from somebody who was not asked is dropped."""
-        flight = self._answered(peer, frame.id)
+    def reply(self, peer: Peer, frame: Fields, now: float) -> None:
+        """Take in a REPLY; one from somebody who was not asked is dropped."""
+        _, number, head, payload = frame
+        flight = self._answered(peer, number)
         if flight is not None:
-            if not frame.id % _SAMPLED:
+            if not number % _SAMPLED:
                 self._usual.record(flight.service, flight.method, now - flight.tried_at)
             self._tried("OK")
-            self.driver.answer(flight, Outcome.success(frame, _instance(frame.head)), now)
+            self.driver.answer(flight, Outcome(_instance(head), payload), now)
 
     def fail(self, peer: Peer, frame: Fail, now: float) -> None:
         """Take in a failure; one from somebody who was not asked is dropped."""
@@ -213,8 +221,8 @@ class Outbound:
         if not grouped:
             head = {**(head or {}), "instance": target.id}  # type: ignore[union-attr]
         self._tries = number = self._tries + 1
-        ttl_ms = max(1, int((flight.deadline - now) * 1000))
-        frame = encode(Call(_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        ttl_ms = int((flight.deadline - now) * 1000) or 1
+        frame = encode_call(number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload)
         if len(frame) > _SMALL and len(frame) > self._outbox.room():
             return Outcome.refusal(_too_large(flight, len(frame), self._outbox.room()))
         if not flight.idempotent:
@@ -231,7 +239,9 @@ class Outbound:
     def _abandon(self, flight: Flight) -> None:
         self.awaiting.pop(flight.try_id, None)
         sent: Sent | None = flight.sent
-        if sent is not None:
+        if sent is None:
+            self._outbox.give_up()
+        else:
             cancel = encode(Cancel(_CANCEL, flight.try_id))
             for peer in sent.peers:
                 peer.knows_me = False  # it may have lost what it knew of us: introduce ourselves again
@@ -241,23 +251,31 @@ class Outbound:
     def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
         session: Asker = flight.source
         session.flights.pop(flight.id, None)
-        head = {"instance": outcome.instance} if outcome.instance is not None else None
         if outcome.fail is None:
-            session.send(Reply(_REPLY, flight.id, head, outcome.payload))
+            head = {"instance": outcome.instance} if outcome.instance is not None else None
+            session.write(encode_reply(flight.id, head, outcome.payload))
         else:
-            session.send(outcome.fail._replace(id=flight.id))
+            session.write(encode(outcome.fail._replace(id=flight.id)))
 
     # Inside.
 
-    def _route(self, session: Asker, frame: Call) -> Route | None:
+    def _route(self, session: Asker, number: int, service: str, method: str) -> Route | None:
+        if self._leaving and not session.serving:
+            error: MeshError | None = Draining("this node's agent is leaving", ran=Ran.NO)
+        else:
+            error = self._unfit(session.app)
         try:
-            service, method = names.service_name(frame.service), names.method_name(frame.method)
-        except MeshError as error:
-            session.send(_fail(frame.id, error))
+            names.service_name(service), names.method_name(method)
+        except MeshError as wrong:
+            error = error or wrong
+        if error is not None:
+            session.write(_fail(number, error))
             return None
         if len(self._routes) >= _MOST_ROUTES:
             self._routes = {}
-        route = self._routes[service, method] = self._compile(service, method)
+        route = self._compile(service, method)
+        if not self._leaving:
+            self._routes[session.app, service, method] = route
         return route
 
     def _announced_idempotent(self, flight: Flight) -> bool:
@@ -266,6 +284,7 @@ class Outbound:
         return method is not None and method.idempotent
 
     def _answered(self, peer: Peer, number: int) -> Flight | None:
+        """Take the flight that a peer answers off the list, if it is one of those asked and may serve what was."""
         flight = self.awaiting.get(number)
         if flight is None or flight.sent is None:
             return None
@@ -274,7 +293,10 @@ class Outbound:
         if not asked or flight.service not in peer.certificate.serve:
             return None
         del self.awaiting[number]
-        self._outbox.settle(flight)
+        flight.sent = None
+        sent.left -= 1
+        if not sent.left:
+            self._outbox.over(sent)
         return flight
 
     def _unanswered(self, sent: Sent) -> list[Flight]:
@@ -306,16 +328,6 @@ def _target_id(flight: Flight) -> str | None:
     return flight.target.id if type(flight.target) is Member else None
 
 
-def _deadline(deadline: float, head: Head, route: Route, now: float) -> float:
-    """Return when the call's time is out; policy shortens what a contract or a default says, not what a caller says."""
-    expires = head.get("expires_us")
-    if type(expires) is int and expires < deadline * 1e6:
-        deadline = expires / 1e6
-    if route.timeout is not None and head.get("implicit") is True:
-        deadline = min(deadline, now + route.timeout)
-    return deadline
-
-
 def _too_many(session: Asker, most: int) -> MeshError:
     return ResourceExhausted(f"{session.app} has {most} calls in flight", ran=Ran.NO, retry_after=0.1)
 
@@ -325,6 +337,6 @@ def _too_large(flight: Flight, size: int, room: int) -> InvalidArgument:
     return PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.NO)
 
 
-def _fail(number: int, error: MeshError) -> Fail:
+def _fail(number: int, error: MeshError) -> bytes:
     code, reason, message, details, head = error.to_wire()
-    return Fail(int(Kind.FAIL), number, code, reason, message, details, head)
+    return encode(Fail(int(Kind.FAIL), number, code, reason, message, details, head))

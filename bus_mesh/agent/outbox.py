@@ -57,11 +57,11 @@ class _Letter:
     def parts(self, largest: int) -> Iterator[tuple[list[bytes], list[Flight]]]:
         """Deal the frames out: to as many envelopes as there are instances, and none over its limits."""
         frames, flights = self.frames, self.flights
-        if len(frames) == 1:
-            yield frames, flights
-            return
         deal = -(-len(frames) // self.most) if self.service_method else MOST_FRAMES
         step, start, size = min(deal, MOST_FRAMES), 0, 0
+        if len(frames) == 1 or (len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest):
+            yield frames, flights
+            return
         for at, frame in enumerate(frames):
             if at > start and (at - start >= step or size + len(frame) > largest):
                 yield frames[start:at], flights[start:at]
@@ -86,11 +86,12 @@ class Outbox:
         self._bus = bus
         self._subjects = subjects
         self._none = subjects.none(node, keyring.boot, 0)[:-1]
-        self._turn = Turn(soon, self.flush)
+        self._turn = Turn(soon, self._flush)
         self._clock = clock
         self._letters: dict[object, _Letter] = {}
         self._held: deque[tuple[Peer, bytes]] = deque()
         self._held_bytes = 0
+        self._given_up = False
         self.sent: dict[int, Sent] = {}
         self.stalled: Callable[[list[Flight], str, float], None] = lambda flights, why, now: None
 
@@ -103,13 +104,14 @@ class Outbox:
 
     def to_group(self, view: View[Peer], flight: Flight, frame: bytes) -> None:
         """Send a call to the queue group of its service."""
-        key = (flight.service, flight.method)
+        key = flight.path  # one for each method, and quicker to look up than its two names
         letter = self._letters.get(key)
         if letter is None:
-            letter = self._new(key, _Letter(EnvelopeKind.CALLS, view.peers, key, len(view.ready)))
+            method = (flight.service, flight.method)
+            letter = self._new(key, _Letter(EnvelopeKind.CALLS, view.peers, method, len(view.ready)))
         letter.frames.append(frame)
         letter.flights.append(flight)
-        self._turn.another()
+        self._turn.add(letter)
 
     def to_peer(self, peer: Peer, flight: Flight, frame: bytes) -> None:
         """Send a call to one agent."""
@@ -118,22 +120,26 @@ class Outbox:
             letter = self._new(peer, _Letter(EnvelopeKind.CALLS, (peer,), None, 1))
         letter.frames.append(frame)
         letter.flights.append(flight)
-        self._turn.another()
+        self._turn.add(letter)
 
     def answer(self, peer: Peer, frame: bytes) -> None:
         """Send an answer, or anything else that is not a call, to one agent's inbox."""
-        key = (peer,)
+        key = peer.key_id  # the peer itself stands for calls to it
         letter = self._letters.get(key)
         if letter is None:
-            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, key, None, 1))
+            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, (peer,), None, 1))
         letter.frames.append(frame)
-        self._turn.another()
+        self._turn.add(letter)
 
     def resume(self) -> None:
         """Send the answers that were kept while the bus was away."""
         held, self._held, self._held_bytes = self._held, deque(), 0
         for peer, frame in held:
             self.answer(self._keyring.peer_of(peer.node, peer.boot) or peer, frame)
+
+    def give_up(self) -> None:
+        """Note that a call which was handed over has ended before it left."""
+        self._given_up = True
 
     def settle(self, flight: Flight) -> None:
         """Note that a sent call needs nothing more from its envelope."""
@@ -142,13 +148,15 @@ class Outbox:
             flight.sent = None
             sent.left -= 1
             if not sent.left:
-                self.sent.pop(sent.counter, None)
-                self._keyring.release(sent.hold)
+                self.over(sent)
 
-    def flush(self) -> None:
+    def over(self, sent: Sent) -> None:
+        """Forget an envelope of which every call has ended or moved on."""
+        del self.sent[sent.counter]
+        self._keyring.release(sent.hold)
+
+    def _flush(self, _: list[_Letter]) -> None:
         """Seal and publish everything gathered."""
-        if not self._letters:
-            return
         letters, self._letters = self._letters, {}
         now = self._clock()
         largest = self._bus.max_payload // 4
@@ -156,6 +164,7 @@ class Outbox:
             subject = self._subject(letter)
             for frames, flights in letter.parts(largest):
                 self._post(letter, subject, frames, flights, now)
+        self._given_up = False
         self._bus.flush()
 
     def _new(self, key: object, letter: _Letter) -> _Letter:
@@ -172,7 +181,7 @@ class Outbox:
         if letter.kind is EnvelopeKind.ANSWERS:
             self._post_answers(letter, subject, frames, now)
             return
-        if not all(flight.held for flight in flights):  # given up in the very turn in which they came
+        if self._given_up:  # in the very turn in which they came
             left = [(frame, flight) for frame, flight in zip(frames, flights, strict=True) if flight.held]
             frames, flights = [frame for frame, _ in left], [flight for _, flight in left]
             if not flights:

@@ -16,7 +16,7 @@ from bus_mesh.bus.contract import Bus
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Dropped, Keyring, NotARecipient, Now, Opened, Peer
 from bus_mesh.protocol.errors import InstanceGone, Ran
-from bus_mesh.protocol.frames import Frame, FrameError, Kind, Refused, decode, encode
+from bus_mesh.protocol.frames import Cancel, Fail, Fields, Frame, FrameError, Kind, Refused, encode, named, read
 from bus_mesh.protocol.subjects import Subjects
 
 REFUSALS_PER_SECOND: Final = 10
@@ -25,8 +25,6 @@ MAGIC: Final = b"BM"
 _CALLS: Final = EnvelopeKind.CALLS
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
-_FAIL: Final = int(Kind.FAIL)
-_CANCEL: Final = int(Kind.CANCEL)
 _REFUSED: Final = int(Kind.REFUSED)
 
 
@@ -100,14 +98,14 @@ class Receiver:
         opened = self._open(subject, data, now)
         if opened is None:
             return
-        for raw in opened.frames:
-            frame = self._decode(raw)
-            if frame is None:
-                continue
-            if opened.kind is _CALLS:
+        peer, calls, take = opened.peer, opened.kind is _CALLS, self._outbound.reply
+        for frame in self._read(opened):
+            if calls:
                 self._direct(opened, frame, now.monotonic)
+            elif frame[0] == _REPLY:
+                take(peer, frame, now.monotonic)
             else:
-                self._answer(opened.peer, frame, now.monotonic)
+                self._answer(peer, named(frame), now.monotonic)
 
     def on_rpc(self, instance: Instance) -> Callable[[str, str, bytes, int], None]:
         """Return the handler of the queue subscription of one instance."""
@@ -148,46 +146,49 @@ class Receiver:
         return opened
 
     def _grouped(self, opened: Opened, instance: Instance, method: str, now: float) -> None:
-        for raw in opened.frames:
-            frame = self._decode(raw)
-            if frame is None:
-                continue
-            if frame[0] != _CALL or frame.service != instance.service or frame.method != method:  # type: ignore[union-attr]
+        call, service = self._inbound.call, instance.service
+        for frame in self._read(opened):
+            if frame[0] != _CALL or frame[2] != service or frame[3] != method:
                 self._dropped("TOKENS_DIFFER")
             else:
-                self._inbound.call(opened, instance, frame, now)  # type: ignore[arg-type]
+                call(opened, instance, frame, now)
 
-    def _direct(self, opened: Opened, frame: Frame, now: float) -> None:
+    def _direct(self, opened: Opened, frame: Fields, now: float) -> None:
         if frame[0] != _CALL:
             self._dropped("WRONG_KIND")
             return
-        wanted = (frame.head or {}).get("instance")  # type: ignore[union-attr]
+        wanted = frame[6].get("instance") if frame[6] is not None else None
         instance = self._instances.get(wanted) if type(wanted) is str else None
         if instance is None:
             error = InstanceGone(f"instance {wanted!s:.80} is not here", ran=Ran.NO)
-            self._inbound.refuse(opened.peer, frame.id, error)  # type: ignore[union-attr]
+            self._inbound.refuse(opened.peer, frame[1], error)
             return
-        self._inbound.call(opened, instance, frame, now)  # type: ignore[arg-type]
+        self._inbound.call(opened, instance, frame, now)
 
     def _answer(self, peer: Peer, frame: Frame, now: float) -> None:
-        kind = frame[0]
-        if kind == _REPLY:
-            self._outbound.reply(peer, frame, now)  # type: ignore[arg-type]
-        elif kind == _FAIL:
-            self._outbound.fail(peer, frame, now)  # type: ignore[arg-type]
-        elif kind == _CANCEL:
-            self._inbound.cancel(peer, frame.id, now)  # type: ignore[union-attr]
-        elif kind == _REFUSED:
-            self._outbound.refused(peer, frame, now)  # type: ignore[arg-type]
-        else:
-            self._dropped("WRONG_KIND")
+        match frame:
+            case Fail():
+                self._outbound.fail(peer, frame, now)
+            case Cancel():
+                self._inbound.cancel(peer, frame.id, now)
+            case Refused():
+                self._outbound.refused(peer, frame, now)
+            case _:
+                self._dropped("WRONG_KIND")
 
-    def _decode(self, raw: bytes) -> Frame | None:
+    def _read(self, opened: Opened) -> list[Fields]:
+        """Return the frames of an envelope; what is none is dropped and counted."""
         try:
-            return decode(raw)
+            return list(map(read, opened.frames))
         except FrameError:
-            self._dropped("BAD_FRAME")
-            return None
+            pass
+        found = []
+        for raw in opened.frames:
+            try:
+                found.append(read(raw))
+            except FrameError:
+                self._dropped("BAD_FRAME")
+        return found
 
     def _refuse(self, peer: Peer, counter: int, data: bytes, now: float) -> None:
         if self._refusals.take(peer.node, now):

@@ -12,9 +12,10 @@ from bus_mesh.agent.apps import Peer
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.gates.gate import Flight
-from bus_mesh.protocol.errors import Draining, MeshError, PermissionDenied, Ran, ResourceExhausted, Unimplemented
+from bus_mesh.protocol.errors import Draining, MeshError, Ran, ResourceExhausted, Unimplemented
 from bus_mesh.protocol.frames import (
     Call,
+    Cancel,
     Drain,
     Fail,
     Frame,
@@ -27,14 +28,13 @@ from bus_mesh.protocol.frames import (
     Withdraw,
     encode,
     encode_long,
+    named,
 )
 from bus_mesh.protocol.session import FIRST_FRAME_SECONDS, PROTOCOL_VERSION, ProtocolError, Session, Side
 from bus_mesh.protocol.turn import Turn
 
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
-_FAIL: Final = int(Kind.FAIL)
-_CANCEL: Final = int(Kind.CANCEL)
 UNREAD_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of answers that an app may leave unread before its connection is closed."""
 MOST_INSTANCES: Final = 64
@@ -58,9 +58,6 @@ class Host(Protocol):
 
     def refusal(self, app: str, peer: Peer) -> MeshError | None:
         """Return why a process may not speak as `app`, None when it may."""
-
-    def may_call_as(self, app: str) -> bool:
-        """Tell whether this node's certificate lets it call in the name of `app`."""
 
     def serve(self, session: "LocalSession", frame: Serve) -> None:
         """Begin to serve; the session is told SERVED when it is in the group."""
@@ -95,8 +92,9 @@ class LocalSession(asyncio.Protocol):
         self._identify = identify
         self._session = Session(Side.AGENT)
         self._transport: asyncio.Transport | None = None
-        self._out: list[bytes] = []
         self._turn = Turn(loop.call_soon, self._flush)
+        self.write: Final[Callable[[bytes], None]] = self._turn.add
+        """Have an encoded frame leave with all others of this turn."""
         self._numbers = 0
         self._first: asyncio.TimerHandle | None = None
         self._admitted = False
@@ -126,9 +124,18 @@ class LocalSession(asyncio.Protocol):
         except ProtocolError as error:
             self.refuse(MeshError(str(error)))
             return
-        now = self._host.now()
+        now, outbound, inbound = self._host.now(), self._host.outbound, self._host.inbound
         for frame in frames:
-            self._take(frame, now)
+            kind = frame[0]
+            if kind == _CALL:
+                if frame[2] == CONSOLE:
+                    self._host.console(self, Call._make(frame))
+                else:
+                    outbound.call(self, frame, now)
+            elif kind == _REPLY:
+                inbound.reply(self, frame, now)
+            else:
+                self._seldom(named(frame), now)
         held, before = self._session.decoder.held, self._held
         self._held = held
         if held != before and not self._host.holding(self, held):
@@ -146,8 +153,7 @@ class LocalSession(asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         """Write a frame at the end of this turn."""
-        self._out.append(encode(frame))
-        self._turn.another()
+        self.write(encode(frame))
 
     def next_number(self) -> int:
         """Return a number for a call on this socket, never used before."""
@@ -174,26 +180,17 @@ class LocalSession(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no call is under way in either direction, and nothing is left to write."""
-        unsent = bool(self._out) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
+        unsent = bool(self._turn) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
         return not (self.flights or self.serving or unsent)
 
     # Inside.
 
-    def _take(self, frame: Frame, now: float) -> None:
-        kind = frame[0]
-        if kind == _CALL:
-            self._call(frame, now)  # type: ignore[arg-type]
-        elif kind == _REPLY:
-            self._host.inbound.reply(self, frame, now)  # type: ignore[arg-type]
-        elif kind == _FAIL:
-            self._host.inbound.fail(self, frame, now)  # type: ignore[arg-type]
-        elif kind == _CANCEL:
-            self._host.outbound.cancel(self, frame.id, now)  # type: ignore[union-attr]
-        else:
-            self._seldom(frame)
-
-    def _seldom(self, frame: Frame) -> None:
+    def _seldom(self, frame: Frame, now: float) -> None:
         match frame:
+            case Fail():
+                self._host.inbound.fail(self, frame, now)
+            case Cancel():
+                self._host.outbound.cancel(self, frame.id, now)
             case Hello():
                 self._hello(frame)
             case Serve():
@@ -224,17 +221,6 @@ class LocalSession(asyncio.Protocol):
         if self._host.draining:
             self.drain()
 
-    def _call(self, frame: Call, now: float) -> None:
-        if frame.service == CONSOLE:
-            self._host.console(self, frame)
-        elif self._host.draining and not self.serving:
-            self.send(fail(frame.id, Draining("this node's agent is leaving", ran=Ran.NO)))
-        elif not self._host.may_call_as(self.app):
-            text = f"this node may not call in the name of {self.app}: admit it with --call-as {self.app}"
-            self.send(fail(frame.id, PermissionDenied(text, ran=Ran.NO)))
-        else:
-            self._host.outbound.call(self, frame, now)
-
     def _serve(self, frame: Serve) -> None:
         error = self._host.refusal(frame.service, self.peer)
         if error is None and len(self.instances) >= MOST_INSTANCES:
@@ -246,12 +232,11 @@ class LocalSession(asyncio.Protocol):
         else:
             self._host.serve(self, frame)
 
-    def _flush(self) -> None:
-        out, self._out = self._out, []
+    def _flush(self, frames: list[bytes]) -> None:
         transport = self._transport
-        if not out or transport is None or transport.is_closing():
+        if transport is None or transport.is_closing():
             return
-        transport.write(encode_long(out))
+        transport.write(encode_long(frames))
         if transport.get_write_buffer_size() > UNREAD_LIMIT:
             transport.abort()
 

@@ -145,6 +145,8 @@ class Directory(Generic[P]):
         self._entries: dict[str, _Entry[P]] = {}
         self._members: dict[str, dict[str, Member[P]]] = {}
         self._views: dict[str, View[P]] = {}
+        self.view: Final[Callable[[str], View[P] | None]] = self._views.get
+        """Returns what is known of a service, None when nothing is."""
         self._absent: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
 
@@ -172,10 +174,6 @@ class Directory(Generic[P]):
     def instances(self) -> int:
         """How many instances are known."""
         return sum(len(members) for members in self._members.values())
-
-    def view(self, service: str) -> View[P] | None:
-        """Return what is known of a service, None when nothing is."""
-        return self._views.get(service)
 
     def services(self) -> list[str]:
         """Return the followed services that somebody serves."""

@@ -54,7 +54,8 @@ class Flight:
     try_id = 0
     tried_at = 0.0
     until = 0.0
-    slot = -1
+    slot = -1  # these two are the wheel's
+    due = 0.0
     avoid: tuple[str, ...] = ()
 
     def __init__(
@@ -128,8 +129,11 @@ Leaving: TypeAlias = Again | Wake | None
 class Gate:
     """One concern on the way of a call. Pure: no loop, no clock, no I/O; `now` is in monotonic seconds.
 
-    A gate overrides what it has to say; what it does not override costs a call nothing.
+    A gate overrides what it has to say; what it does not override costs a call nothing. With `failures_only` it is not
+    told of successes either, and so must have nothing to give back.
     """
+
+    failures_only = False
 
     def enter(self, call: Flight, now: float) -> Entering:
         """Let the call on (None), refuse it, or park it."""
@@ -143,17 +147,20 @@ class Gate:
 class Path:
     """Gates in the order in which a call enters them; its outcome leaves them in the reverse order.
 
-    `enters` are (place, enter) in travel order, `leaves` (place, leave) in the reverse order; places count from 0.
+    `enters` are (place, enter) in travel order; `leaves` are (place, leave) in the reverse order, and `successes` those
+    of them that want to know of a success. Places count from 0.
     """
 
-    __slots__ = ("enters", "gates", "leaves", "length")
+    __slots__ = ("enters", "gates", "leaves", "length", "successes")
 
     def __init__(self, *gates: Gate) -> None:
         self.gates: Final[Sequence[Gate]] = gates
         self.length = len(gates)
         said = [(place, gate) for place, gate in enumerate(gates)]
         self.enters = tuple((place, gate.enter) for place, gate in said if type(gate).enter is not Gate.enter)
-        self.leaves = tuple((place, gate.leave) for place, gate in reversed(said) if type(gate).leave is not Gate.leave)
+        leaving = [(place, gate) for place, gate in reversed(said) if type(gate).leave is not Gate.leave]
+        self.leaves = tuple((place, gate.leave) for place, gate in leaving)
+        self.successes = tuple((place, gate.leave) for place, gate in leaving if not gate.failures_only)
 
     def __repr__(self) -> str:
         return " > ".join(type(gate).__name__ for gate in self.gates)

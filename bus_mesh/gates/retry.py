@@ -26,6 +26,8 @@ _HERE_FOR_GOOD: Final = frozenset({"BUS_STALLED"})
 class Retry(Gate):
     """Has a call tried again where that is right. `jitter()` draws from 0.0 to 1.0."""
 
+    failures_only = True
+
     def __init__(self, jitter: Callable[[], float]) -> None:
         self._jitter = jitter
 

@@ -4,7 +4,7 @@ from enum import Enum
 from typing import Final, Self
 
 from bus_mesh.protocol.errors import Code, MeshError, Ran
-from bus_mesh.protocol.frames import Fail, Kind, Reply
+from bus_mesh.protocol.frames import Fail, Kind
 
 _RAN: Final = {"no": Ran.NO, "maybe": Ran.MAYBE, "yes": Ran.YES}
 _OK: Final = int(Code.OK)
@@ -19,30 +19,24 @@ class Origin(Enum):
     FURTHER = "further"
 
 
-_YES: Final = Ran.YES  # an enum member costs 0.1 µs to look up by its class
-_TARGET: Final = Origin.TARGET
-
-
 class Outcome:
     """How a try ended. `payload` is the result of a success; `fail` is the frame of a failure, its id not yet set.
 
     `final` outcomes (a cancelled call, a deadline, a lost app) are for good: no gate can have the call tried again.
     """
 
-    __slots__ = ("code", "fail", "final", "instance", "load", "origin", "payload", "ran", "retry_after")
+    # What a success never sets has its value here: one is made in half the time.
+    code = _OK
+    ran = Ran.YES
+    origin = Origin.TARGET
+    fail: Fail | None = None
+    load = 0
+    retry_after = 0.0
+    final = False
 
-    def __init__(
-        self, code: int, ran: Ran, origin: Origin, instance: str | None, payload: bytes = b"", fail: Fail | None = None
-    ) -> None:
-        self.code = code
-        self.ran = ran
-        self.origin = origin
+    def __init__(self, instance: str | None, payload: bytes = b"") -> None:
         self.instance = instance
         self.payload = payload
-        self.fail = fail
-        self.load = 0
-        self.retry_after = 0.0
-        self.final = False
 
     def __repr__(self) -> str:
         reason = f"/{self.reason}" if self.fail else ""
@@ -59,30 +53,27 @@ class Outcome:
         return self.fail.reason if self.fail is not None else ""
 
     @classmethod
-    def success(cls, reply: Reply, instance: str | None) -> Self:
-        """Return the outcome that a REPLY is."""
-        outcome = cls(_OK, _YES, _TARGET, instance, reply.payload)
-        head = reply.head
-        if head is not None and type(head.get("load")) is int:
-            outcome.load = head["load"]
-        return outcome
-
-    @classmethod
     def failure(cls, fail: Fail, instance: str | None) -> Self:
         """Return the outcome that a FAIL is; what its head says is read tolerantly, and no claim is `MAYBE`."""
         head = fail.head or {}
-        origin = Origin.FURTHER if head.get("origin") == "further" else Origin.TARGET
-        known = fail.code if 0 < fail.code <= 16 else int(Code.UNKNOWN)
-        outcome = cls(known, _RAN.get(str(head.get("ran")), Ran.MAYBE), origin, instance, fail=fail)
+        outcome = cls(instance)
+        outcome.fail = fail
+        outcome.code = fail.code if 0 < fail.code <= 16 else int(Code.UNKNOWN)
+        outcome.ran = _RAN.get(str(head.get("ran")), Ran.MAYBE)
+        if head.get("origin") == "further":
+            outcome.origin = Origin.FURTHER
         delay = head.get("retry_after_ms")
-        outcome.retry_after = delay / 1000 if type(delay) is int and 0 <= delay <= 600_000 else 0.0
+        if type(delay) is int and 0 <= delay <= 600_000:
+            outcome.retry_after = delay / 1000
         return outcome
 
     @classmethod
     def refusal(cls, error: MeshError, instance: str | None = None, final: bool = False) -> Self:
         """Return the outcome that this agent gives a call by itself."""
         code, reason, message, details, head = error.to_wire()
-        outcome = cls(code, error.ran, Origin.HERE, instance, fail=Fail(_FAIL, 0, code, reason, message, details, head))
+        outcome = cls(instance)
+        outcome.fail = Fail(_FAIL, 0, code, reason, message, details, head)
+        outcome.code, outcome.ran, outcome.origin = code, error.ran, Origin.HERE
         outcome.retry_after = error.retry_after
         outcome.final = final
         return outcome

@@ -11,7 +11,7 @@ Anything else is a ProtocolError, and the session is CLOSED.
 from enum import Enum
 from typing import Final
 
-from bus_mesh.protocol.frames import FRAME_LIMIT, LENGTH, Frame, FrameError, Kind, decode
+from bus_mesh.protocol.frames import FRAME_LIMIT, LENGTH, Fields, FrameError, Kind, read
 
 PROTOCOL_VERSION: Final = 1
 FIRST_FRAME_SECONDS: Final = 5.0
@@ -40,7 +40,7 @@ class Decoder:
         """Bytes of a frame that is not whole yet."""
         return len(self._held)
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[Fields]:
         """Return the frames that `data` completes; raise ProtocolError for one that is too large or malformed."""
         if self._held:
             self._held += data
@@ -57,7 +57,7 @@ class Decoder:
             if stop > end:
                 break
             try:
-                frames.append(decode(data[at + 4 : stop]))
+                frames.append(read(data[at + 4 : stop]))
             except FrameError as error:
                 raise ProtocolError(str(error)) from None
             at = stop
@@ -113,7 +113,7 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self._side.value}, {self.state.value}, held={self.decoder.held})"
 
-    def receive(self, data: bytes) -> list[Frame]:
+    def receive(self, data: bytes) -> list[Fields]:
         """Return the frames that `data` completes; raise ProtocolError, and be CLOSED, for what may not come now."""
         if self.state is State.CLOSED:
             return []
@@ -136,7 +136,7 @@ class Session:
         """Be CLOSED: nothing is read from here on."""
         self.state = State.CLOSED
 
-    def _turn(self, frame: Frame) -> None:
+    def _turn(self, frame: Fields) -> None:
         """Change the state as a frame asks that is not routine."""
         if frame[0] not in self._allowed:
             self._refuse(frame)
@@ -148,7 +148,7 @@ class Session:
         elif frame[0] == Kind.DRAIN:
             self.state = State.LEAVING
 
-    def _refuse(self, frame: Frame) -> None:
+    def _refuse(self, frame: Fields) -> None:
         said, state = Kind(frame[0]).name, self.state.value
         self.close()
         raise ProtocolError(f"{said} may not come to the {self._side.value} while {state}")

@@ -7,7 +7,7 @@ cuts it small; those it passes through hand on what came together, or each of th
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 PART: Final = 64
 """Frames that leave together before the turn is over."""
@@ -15,33 +15,46 @@ SMALL_PART: Final = 32
 """The same for a caller with fewer than `MANY` calls under way: two parts at least, to keep two processors busy."""
 MANY: Final = 128
 
+T = TypeVar("T")
 
-class Turn:
-    """Counts the frames of one turn. `leave()` sends what is gathered; it is called again when there may be nothing."""
 
-    __slots__ = ("_alone", "_count", "_leave", "_soon", "part")
+class Turn(Generic[T]):
+    """Gathers what one turn of the loop has to send. `leave(items)` sends some of them, never none."""
 
-    def __init__(self, soon: Callable[[Callable[[], None]], object], leave: Callable[[], None]) -> None:
+    __slots__ = ("_alone", "_count", "_items", "_leave", "_soon", "part")
+
+    def __init__(self, soon: Callable[[Callable[[], None]], object], leave: Callable[[list[T]], None]) -> None:
         self.part = PART
         self._soon = soon
         self._leave = leave
+        self._items: list[T] = []
         self._count = 0
         self._alone = True
 
     def __repr__(self) -> str:
-        return f"Turn(gathered={self._count}, part={self.part}, alone={self._alone})"
+        return f"Turn(gathered={len(self._items)} of {self._count}, part={self.part}, alone={self._alone})"
 
-    def another(self) -> None:
-        """Note that a frame was gathered."""
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, item: T) -> None:
+        """Gather one more."""
+        self._items.append(item)
         self._count = count = self._count + 1
         if count == 1:
             self._soon(self._over)
             if self._alone:
-                self._leave()
+                self.leave()
         elif not count % self.part:
-            self._leave()
+            self.leave()
+
+    def leave(self) -> None:
+        """Send what is gathered now."""
+        items, self._items = self._items, []
+        if items:
+            self._leave(items)
 
     def _over(self) -> None:
         self._alone = self._count == 1
         self._count = 0
-        self._leave()
+        self.leave()

@@ -128,10 +128,12 @@ class Counter:
 
     def add(self, value: str, count: int = 1) -> None:
         """Count `count` events under `value`."""
-        values = self.values
-        if value not in values and (len(values) >= self._cap or not value):
-            value = OTHER
-        values[value] = values.get(value, 0) + count
+        try:
+            self.values[value] += count
+        except KeyError:
+            if len(self.values) >= self._cap or not value:
+                value = OTHER
+            self.values[value] = self.values.get(value, 0) + count
 
     def __getitem__(self, value: str) -> int:
         return self.values.get(value, 0)

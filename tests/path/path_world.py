@@ -8,7 +8,6 @@ from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.outbound import Outbound, Route
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.agent.path import Parts, inbound, outbound
-from bus_mesh.agent.wheel import Wheel
 from bus_mesh.balance.directory import Directory
 from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.gate import Flight, Path
@@ -21,8 +20,9 @@ from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.load import parse
-from bus_mesh.protocol.frames import Call, Cancel, Fail, Frame, Method, Refused, Reply, decode, encode
+from bus_mesh.protocol.frames import Call, Fail, Frame, Method, Refused, Reply, decode, encode
 from bus_mesh.protocol.subjects import Subjects
+from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
 
 START_US = 1_800_000_000_000_000
@@ -97,7 +97,7 @@ class Side:
         self.now = 0.0
         self.keyring = keyring
         self.bus = Kept(max_payload)
-        self.wheel = Wheel()
+        self.wheel: Wheel[Flight] = Wheel()
         self.asked: list[str] = []
         self.access = Access(PolicySet.of(parse(POLICY, "policy")))
         self.directory: Directory[Peer] = Directory(lambda n: 0)
@@ -139,10 +139,11 @@ class App:
     def __init__(self, app: str = "web") -> None:
         self.app = app
         self.flights: dict[int, Flight] = {}
-        self.told: list[Reply | Fail] = []
+        self.serving: dict[int, Flight] = {}
+        self.told: list[Frame] = []
 
-    def send(self, frame: Reply | Fail) -> None:
-        self.told.append(frame)
+    def write(self, frame: bytes) -> None:
+        self.told.append(decode(frame))
 
     @property
     def fail(self) -> Fail:
@@ -172,7 +173,9 @@ class Caller(Side):
         super().__init__(ring("caller", call_as=("web", "cart")), max_payload)
         self.picker = picker
         self.tried: list[str] = []
-        self.outbound = Outbound(self.wheel, self.outbox, self.directory, self._route, Usual(), self.tried.append, 4096)
+        self.outbound = Outbound(
+            self.wheel, self.outbox, self.directory, self._route, lambda app: None, Usual(), self.tried.append, 4096
+        )
         self.directory.follow("orders")
         for serving in served_by:
             self.learn(serving, serving.keyring.own.node + "-1")
@@ -219,12 +222,12 @@ class Session:
 
     def __init__(self) -> None:
         self.serving: dict[int, Flight] = {}
-        self.handed: list[Call | Cancel] = []
+        self.handed: list[Frame] = []
         self.instances: dict[str, object] = {}
         self._numbers = 0
 
-    def send(self, frame: Call | Cancel) -> None:
-        self.handed.append(frame)
+    def write(self, frame: bytes) -> None:
+        self.handed.append(decode(frame))
 
     def next_number(self) -> int:
         self._numbers += 1

@@ -1,13 +1,10 @@
 """The driver and its wheel, one behaviour at a time; `test_machine.py` has every interleaving."""
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from bus_mesh.agent.drive import Driver
-from bus_mesh.agent.wheel import GRAIN, Wheel
 from bus_mesh.gates.gate import Again, Flight, Gate, Path, Refuse, Stage, Wait
-from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import Cancelled, PermissionDenied, Ran, Unavailable
+from bus_mesh.protocol.wheel import GRAIN, Wheel
 
 
 class Noting(Gate):
@@ -33,7 +30,7 @@ class Rig:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.a, self.b, self.c = (Noting(name, self.notes) for name in "abc")
-        self.wheel = Wheel()
+        self.wheel: Wheel[Flight] = Wheel()
         self.ends: list[Outcome] = []
         self.driver = Driver(self.wheel, self._send, self._abandon, self._done)
         self.flight = Flight(Path(self.a, self.b, self.c), None, 1, "s", "m", "c", None, b"", 0.0, 1.0)
@@ -59,7 +56,7 @@ class Rig:
 
 
 def good() -> Outcome:
-    return Outcome(0, Ran.YES, Origin.TARGET, "i", b"yes")
+    return Outcome("i", b"yes")
 
 
 def lost() -> Outcome:
@@ -199,30 +196,3 @@ def test_a_call_to_be_sent_that_cannot_be_ends_like_an_answered_one() -> None:
     rig.driver.begin(rig.flight, 0.0)
 
     assert rig.said() == "+a +b +c -c -b -a done"
-
-
-@given(st.lists(st.floats(0.0, 50.0), min_size=1, max_size=30), st.data())
-def test_nothing_on_the_wheel_is_due_early_or_more_than_a_grain_late(dues: list[float], data: st.DataObject) -> None:
-    wheel, path = Wheel(), Path()
-    flights = [Flight(path, None, n, "s", "m", "c", None, b"", 0.0, due) for n, due in enumerate(dues)]
-    for flight in flights:
-        wheel.add(flight, flight.deadline)
-    removed = data.draw(st.sets(st.sampled_from(flights)))
-    for flight in removed:
-        wheel.remove(flight)
-    came = dict[Flight, float]()
-    while (due := wheel.next_due()) is not None:
-        came |= dict.fromkeys(wheel.due(due), due)
-
-    assert set(came) == set(flights) - removed
-    assert all(flight.deadline <= now <= flight.deadline + GRAIN + 1e-9 for flight, now in came.items())
-    assert len(wheel) == 0
-
-
-def test_the_wheel_asks_to_be_turned_only_when_something_is_due_before_all_else() -> None:
-    asked: list[float] = []
-    wheel, path = Wheel(asked.append), Path()
-    for due in (5.0, 6.0, 5.001, 1.0):
-        wheel.add(Flight(path, None, 1, "s", "m", "c", None, b"", 0.0, due), due)
-
-    assert [round(due, 2) for due in asked] == [5.01, 1.01]

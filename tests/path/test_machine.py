@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bus_mesh.agent.drive import Driver
-from bus_mesh.agent.wheel import Wheel
 from bus_mesh.gates.gate import Again, Flight, Gate, Path, Refuse, Stage, Wait, Wake
-from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import Cancelled, Ran, ResourceExhausted, Unavailable
+from bus_mesh.protocol.wheel import Wheel
 
 
 class Ledger(Gate):
@@ -85,7 +85,7 @@ def failed() -> Outcome:
 
 
 def answered() -> Outcome:
-    return Outcome(0, Ran.YES, Origin.TARGET, "i", b"yes")
+    return Outcome("i", b"yes")
 
 
 class MachineUnderTest(RuleBasedStateMachine):
@@ -95,7 +95,7 @@ class MachineUnderTest(RuleBasedStateMachine):
         self.slots_in_all = slots
         self.outer, self.inner = Ledger(), Ledger()
         self.slots = Slots(slots, queue, patience)
-        self.wheel = Wheel()
+        self.wheel: Wheel[Flight] = Wheel()
         self.driver = Driver(self.wheel, self.send, self.abandon, self.done)
         self.sent: dict[Flight, int] = {}
         self.ended: dict[Flight, Outcome] = {}

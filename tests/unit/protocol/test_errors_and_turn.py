@@ -8,7 +8,7 @@ import pytest
 from bus_mesh.protocol import errors
 from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Code, Draining, MeshError, Ran, ResourceExhausted
-from bus_mesh.protocol.frames import Fail, Reply
+from bus_mesh.protocol.frames import Fail
 from bus_mesh.protocol.turn import PART, Turn
 
 
@@ -65,7 +65,7 @@ def test_an_outcome_is_what_its_frame_says() -> None:
 
     assert (outcome.code, outcome.ran, outcome.origin, outcome.retry_after) == (14, Ran.NO, Origin.FURTHER, 0.02)
     assert isinstance(outcome.error(), Draining)
-    assert Outcome.success(Reply(2, 1, {"load": 4}, b"x"), "i").load == 4
+    assert (Outcome("i", b"x").ok, Outcome("i").ran) == (True, Ran.YES)
 
 
 @pytest.mark.parametrize("head", [None, {}, {"ran": 7}, {"ran": "certainly"}, {"retry_after_ms": "x", "ran": None}])
@@ -90,22 +90,16 @@ class Writer:
     """Gathers frames, and keeps what left at once and what at the end of a turn."""
 
     def __init__(self) -> None:
-        self.held, self.left, self.due = 0, [], []  # type: ignore[var-annotated]
-        self.turn = Turn(self.due.append, self.leave)
-
-    def leave(self) -> None:
-        if self.held:
-            self.left.append(self.held)
-        self.held = 0
+        self.left: list[int] = []
+        self.due: list[Callable[[], None]] = []
+        self.turn: Turn[bytes] = Turn(self.due.append, lambda items: self.left.append(len(items)))
 
     def write(self, frames: int) -> None:
         for _ in range(frames):
-            self.held += 1
-            self.turn.another()
+            self.turn.add(b"frame")
 
     def end_of_turn(self) -> None:
-        due: list[Callable[[], None]] = list(self.due)
-        self.due.clear()
+        due, self.due[:] = list(self.due), []
         for work in due:
             work()
 

@@ -105,7 +105,7 @@ def test_the_table_of_frames_says_what_they_are() -> None:
         assert ", ".join(shape._fields[1:]) == fields.strip()
         checked += 1
 
-    assert checked == len(frames._READERS) - 2, "PING and PONG share a row"
+    assert checked == len(frames._SHAPES) - 2, "PING and PONG share a row"
 
 
 def test_the_diagram_of_a_session_shows_every_state() -> None:

@@ -30,6 +30,7 @@ from bus_mesh.protocol.frames import (
     Welcome,
     Withdraw,
     encode,
+    named,
 )
 from bus_mesh.protocol.session import ProtocolError, Session, Side
 
@@ -59,7 +60,7 @@ class AppSession(asyncio.Protocol):
             self.transport.abort()
             return
         for frame in frames:
-            self.agent.heard(self, frame)
+            self.agent.heard(self, named(frame))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone.set()

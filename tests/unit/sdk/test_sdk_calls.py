@@ -172,7 +172,7 @@ async def test_many_calls_end_at_their_deadline_with_one_timer(mesh: Mesh, agent
     ended = await asyncio.gather(*asked, return_exceptions=True)
 
     assert {type(end) for end in ended} == {DeadlineExceeded}
-    assert len(mesh._link.flights.sent) == len(mesh._link.deadlines) == 0
+    assert len(mesh._link.flights.sent) == len(mesh._link.wheel) == 0
 
 
 async def test_an_answer_after_the_deadline_is_dropped(mesh: Mesh, agent_waits: PeerAgent) -> None:

@@ -244,14 +244,14 @@ def test_a_call_by_name_takes_models_dates_and_sets() -> None:
 
 
 def test_a_result_is_what_the_contract_says() -> None:
-    assert codec(Shop.item).result(codec(Shop.item).answer(Item(sku="tea"))) == Item(sku="tea")
-    assert codec(Shop.point).result(pack([{"x": 1, "y": 2}])) == [Point(1, 2.0)]
-    assert codec(Shop.nothing).result(pack(None)) is None
+    assert codec(Shop.item).result(None, codec(Shop.item).answer(Item(sku="tea"))) == Item(sku="tea")
+    assert codec(Shop.point).result(None, pack([{"x": 1, "y": 2}])) == [Point(1, 2.0)]
+    assert codec(Shop.nothing).result(None, pack(None)) is None
 
 
 def test_a_result_that_the_contract_does_not_say_is_the_services_fault() -> None:
     with pytest.raises(Internal, match=r"shop\.item answered what its contract does not say") as caught:
-        codec(Shop.item).result(pack({"qty": 1}))
+        codec(Shop.item).result(None, pack({"qty": 1}))
 
     assert caught.value.ran == "yes"
 

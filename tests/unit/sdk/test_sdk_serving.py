@@ -42,7 +42,7 @@ async def test_serving_says_what_the_contract_offers(mesh: Mesh, agent: PeerAgen
     assert serving.instance in agent.instances
 
 
-async def test_a_call_is_answered_with_the_instance_and_its_load(
+async def test_an_answer_says_nothing_that_the_agent_knows_itself(
     mesh: Mesh, agent: PeerAgent, orders: OrdersImpl
 ) -> None:
     serving = await mesh.serve(orders)
@@ -50,7 +50,7 @@ async def test_a_call_is_answered_with_the_instance_and_its_load(
     reply = await agent.next(Reply)
 
     assert (reply.id, msgpack.unpackb(reply.payload)) == (number, {"id": "1", "qty": 1})
-    assert reply.head == {"instance": serving.instance, "load": 0}
+    assert reply.head is None
 
 
 async def test_both_ends_meet(mesh: Mesh, agent: PeerAgent, orders: OrdersImpl) -> None:
@@ -486,4 +486,4 @@ async def test_however_a_handler_ends_its_slot_is_free_again(
     orders.error = None
 
     assert await mesh.client(Orders).get("2") == Order(id="2")
-    assert (serving.running, serving.queued, len(mesh._link.deadlines)) == (0, 0, 0)
+    assert (serving.running, serving.queued, len(mesh._link.wheel)) == (0, 0, 0)

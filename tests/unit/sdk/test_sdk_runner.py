@@ -1,0 +1,187 @@
+"""Handlers that share a task: each has its own context, and one that waits has a task to itself."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+
+import pytest
+from bus_mesh_sdk._runner import Runner
+
+SAID: ContextVar[str] = ContextVar("said", default="nothing")
+
+
+@pytest.fixture
+async def runner() -> Runner:
+    return Runner(asyncio.get_running_loop(), copy_context())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2.0):
+        while not done():
+            await asyncio.sleep(0)
+
+
+async def test_those_that_never_wait_share_one_task(runner: Runner) -> None:
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def work() -> None:
+        tasks.append(asyncio.current_task())
+
+    for _ in range(5):
+        runner.run(work())
+    await until(lambda: len(tasks) == 5)
+
+    assert len(set(tasks)) == 1
+
+
+async def test_they_run_in_the_order_in_which_they_came(runner: Runner) -> None:
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        order.append(number)
+        if number % 2:
+            await asyncio.sleep(0)
+
+    for number in range(9):
+        runner.run(work(number))
+    await until(lambda: len(order) == 9)
+
+    assert order == list(range(9))
+
+
+async def test_one_that_waits_holds_nobody_up_and_has_its_task_to_itself(runner: Runner) -> None:
+    go, tasks = asyncio.Event(), dict[str, asyncio.Task[object] | None]()
+
+    async def waits() -> None:
+        tasks["before"] = asyncio.current_task()
+        await go.wait()
+        tasks["after"] = asyncio.current_task()
+
+    async def quick() -> None:
+        tasks["quick"] = asyncio.current_task()
+
+    runner.run(waits())
+    runner.run(quick())
+    await until(lambda: "quick" in tasks)
+
+    assert tasks["quick"] is not tasks["before"]
+    go.set()
+    await until(lambda: "after" in tasks)
+    assert tasks["after"] is tasks["before"]
+
+
+async def test_what_one_sets_the_next_does_not_see(runner: Runner) -> None:
+    seen: list[str] = []
+
+    async def work(mine: str) -> None:
+        seen.append(SAID.get())
+        SAID.set(mine)
+        await asyncio.sleep(0)
+        seen.append(SAID.get())
+
+    runner.run(work("a"))
+    runner.run(work("b"))
+    await until(lambda: len(seen) == 4)
+
+    assert sorted(seen) == ["a", "b", "nothing", "nothing"]
+
+
+async def test_a_timeout_inside_ends_only_its_own(runner: Runner) -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            ended.append("timed out")
+
+    async def quick() -> None:
+        await asyncio.sleep(0)
+        ended.append("quick")
+
+    runner.run(slow())
+    for _ in range(3):
+        runner.run(quick())
+    await until(lambda: len(ended) == 4)
+
+    assert ended == ["quick"] * 3 + ["timed out"]
+
+
+async def test_a_task_group_inside_works_and_its_failure_comes_out_there(runner: Runner) -> None:
+    caught: list[BaseException] = []
+
+    async def fails() -> None:
+        raise LookupError("no")
+
+    async def work() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+                await asyncio.Event().wait()
+        except* LookupError as group_error:
+            caught.extend(group_error.exceptions)
+
+    runner.run(work())
+    await until(lambda: bool(caught))
+
+    assert isinstance(caught[0], LookupError)
+
+
+async def test_cancelling_one_reaches_only_it_even_when_it_never_waits(runner: Runner) -> None:
+    ended: list[str] = []
+
+    async def cancels_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        ended.append("itself")
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(0.01)
+            ended.append("whole")
+        except asyncio.CancelledError:
+            ended.append("cancelled by another")
+
+    runner.run(cancels_itself())
+    runner.run(waits())
+    await until(lambda: len(ended) == 2)
+
+    assert ended == ["itself", "whole"]
+
+
+async def test_one_that_swallows_a_cancellation_goes_on(runner: Runner) -> None:
+    ended: list[str] = []
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def stubborn() -> None:
+        tasks.append(asyncio.current_task())
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            ended.append("stubborn")
+
+    runner.run(stubborn())
+    await until(lambda: bool(tasks))
+    assert tasks[0] is not None
+    tasks[0].cancel()
+    await until(lambda: bool(ended))
+
+    assert ended == ["stubborn"]
+
+
+async def test_nothing_is_left_once_all_have_ended(runner: Runner) -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(0.001 * (number % 3))
+        ended.append(number)
+
+    for number in range(20):
+        runner.run(work(number))
+    await until(lambda: len(ended) == 20)
+    await asyncio.sleep(0)
+
+    assert repr(runner) == "Runner(ready=0, tasks=0)"
