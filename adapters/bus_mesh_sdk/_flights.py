@@ -15,9 +15,9 @@ from math import ceil
 from typing import Any, Final
 
 from bus_mesh.protocol.errors import AgentAway, Cancelled, DeadlineExceeded, Draining, MeshError, OutcomeUnknown, Ran
-from bus_mesh.protocol.frames import MAX_TTL_MS, Cancel, Fail, Fields, Head, Kind, encode_call
+from bus_mesh.protocol.frames import MAX_TTL_MS, Cancel, Fail, Fields, Head, Kind, encode
 from bus_mesh.protocol.session import State
-from bus_mesh.protocol.turn import MANY, PART, SMALL_PART
+from bus_mesh.protocol.turn import PART, SMALL_PART
 from bus_mesh.protocol.wheel import OFF, Wheel
 from bus_mesh_sdk._connection import Connection, error_of
 from bus_mesh_sdk._context import further
@@ -41,6 +41,7 @@ class Stage(Enum):
 _WAITING: Final = Stage.WAITING
 _SENT: Final = Stage.SENT
 _DONE: Final = Stage.DONE
+_CALL: Final = int(Kind.CALL)
 _OPEN: Final = State.OPEN
 
 
@@ -205,8 +206,9 @@ class Flights:
         sent[number] = flight
         self._wheel.add(flight, flight.expires + GRACE, now)
         ttl_ms = min(ceil(left * 1000), MAX_TTL_MS)
-        way.turn.part = SMALL_PART if len(sent) < MANY else PART
-        way.write(encode_call(number, flight.service, flight.method, ttl_ms, "", flight.head, flight.payload))
+        half = len(sent) // 2  # two parts at least, to keep two processors busy
+        way.turn.part = SMALL_PART if half < SMALL_PART else half if half < PART else PART
+        way.write(encode((_CALL, number, flight.service, flight.method, ttl_ms, "", flight.head, flight.payload)))
 
     def _wait(self, flight: Flight, now: float) -> None:
         flight.stage, flight.connection = _WAITING, None

@@ -89,11 +89,13 @@ class Link:
         idempotent: bool,
         read: Callable[[Head | None, bytes], _R],
         explicit: float | None = None,
+        named: bool = False,
     ) -> _R:
         """Return what `read` makes of the reply to a call, or raise its MeshError.
 
         Of the timeouts (seconds) the first that is not None holds: `explicit`, that of `options(...)`, `said`; and
-        where nobody said one, `otherwise` (the contract's, or the default), which policy may shorten.
+        where nobody said one, `otherwise` (the contract's, or the default), which policy may shorten. With `named` the
+        head of the reply says which instance answered.
         """
         options, parent, now = asked.get(), answering.get(), self.loop.time()
         timeout = explicit
@@ -103,6 +105,8 @@ class Link:
         said_head = head_of(options, parent, expires, idempotent)
         if timeout is None:
             said_head["implicit"] = True
+        if named:
+            said_head["named"] = True
         flights = self.flights
         way = flights.connection
         if self.closed or (way is not None and len(payload) > way.largest_payload):

@@ -160,7 +160,7 @@ class Mesh:
         self, service: str, method: str, params: Mapping[str, Any] | None = None, /, *, timeout: float | None = None
     ) -> tuple[Any, str]:
         """Call by name and return the result together with the id of the instance that answered, for load tests."""
-        head, payload = await self._ask(service, method, params, timeout, False)
+        head, payload = await self._ask(service, method, params, timeout, named=True)
         instance = head.get("instance") if head else None
         return value_of(f"{service}.{method}", payload), instance if isinstance(instance, str) else ""
 
@@ -209,16 +209,23 @@ class Mesh:
         timeout: float | None = None,
         idempotent: bool = False,
     ) -> Any:
-        _, payload = await self._ask(service, method, params, timeout, idempotent)
+        _, payload = await self._ask(service, method, params, timeout, idempotent=idempotent)
         return value_of(f"{service}.{method}", payload)
 
     async def _ask(
-        self, service: str, method: str, params: Mapping[str, Any] | None, timeout: float | None, idempotent: bool
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, Any] | None,
+        timeout: float | None,
+        *,
+        idempotent: bool = False,
+        named: bool = False,
     ) -> tuple[Head | None, bytes]:
         label = f"{names.service_name(service)}.{names.method_name(method)}"
         explicit = None if timeout is None else check_timeout(timeout)
         payload = request_of(label, params)
-        return await self._link.call(service, method, payload, None, None, idempotent, _both, explicit)
+        return await self._link.call(service, method, payload, None, None, idempotent, _both, explicit, named)
 
     def _signalled(self) -> None:
         if self._wanted.is_set() and self._opened is not None:

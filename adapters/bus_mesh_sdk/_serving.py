@@ -26,7 +26,7 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Fail, Fields, Head, encode, encode_reply
+from bus_mesh.protocol.frames import Fail, Fields, Head, Kind, encode
 from bus_mesh.protocol.wheel import OFF, Wheel
 from bus_mesh_sdk._codec import Codec
 from bus_mesh_sdk._connection import Connection
@@ -48,6 +48,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_REPLY: Final = int(Kind.REPLY)
 _CLOSED: Final = State.CLOSED  # a member of an enum costs 0.1 µs to look up by its class
 
 
@@ -267,7 +268,7 @@ class Serving:
         payload, most = codec.answer(result), call.connection.largest_payload
         if len(payload) > most:
             raise PayloadTooLarge(f"the result of {codec.label} has {len(payload)} bytes, over the limit of {most}")
-        return encode_reply(call.number, None, payload)
+        return encode((_REPLY, call.number, None, payload))
 
     def _failed(self, call: Inbound, codec: Codec, error: BaseException) -> Fail:
         ran = Ran.YES if call.began else Ran.NO

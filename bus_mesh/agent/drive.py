@@ -104,8 +104,8 @@ class Driver:
         """Take a flight down from gate `at`: to where it is sent or parked, or back up with what refused it."""
         while at >= 0:
             outcome = None
-            for place, enter in flight.path.enters:
-                if place >= at and (said := enter(flight, now)) is not None:
+            for place, enter in flight.path.below[at]:
+                if (said := enter(flight, now)) is not None:
                     if type(said) is Wait:
                         self._park(flight, place + 1, _WAITING, said.until, now)
                         return
@@ -122,8 +122,8 @@ class Driver:
     def _up(self, flight: Flight, at: int, outcome: Outcome, now: float) -> int:
         """Return the gate to go down from again, or -1 when the call has ended or pauses."""
         path = flight.path
-        for place, leave in path.successes if outcome.fail is None else path.leaves:
-            if place >= at or (said := leave(flight, outcome, now)) is None:
+        for place, leave in path.above_success[at] if outcome.fail is None else path.above[at]:
+            if (said := leave(flight, outcome, now)) is None:
                 continue
             if type(said) is Wake:
                 self._woken.append(said.flight)

@@ -26,10 +26,12 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode, encode_call, encode_reply
+from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
 from bus_mesh.protocol.wheel import Wheel
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
 _HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
@@ -187,7 +189,9 @@ class Inbound:
         if flight.head:
             head |= flight.head
         ttl_ms = int((flight.deadline - now) * 1000)
-        session.write(encode_call(number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        session.write(
+            encode((_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
+        )
         return None
 
     def _abandon(self, flight: Flight) -> None:
@@ -202,7 +206,7 @@ class Inbound:
         del self._by_source[peer.node, peer.boot, flight.id]
         if outcome.fail is None:
             head = {"instance": instance.id, "load": instance.inflight}
-            frame = encode_reply(flight.id, head, outcome.payload)
+            frame = encode((_REPLY, flight.id, head, outcome.payload))
         else:
             frame = encode(_frame(flight.id, outcome, instance.id))
         self._outbox.answer(peer, frame)

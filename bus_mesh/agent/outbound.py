@@ -28,7 +28,7 @@ from bus_mesh.protocol.errors import (
     Ran,
     ResourceExhausted,
 )
-from bus_mesh.protocol.frames import Cancel, Fail, Fields, Head, Kind, Refused, encode, encode_call, encode_reply
+from bus_mesh.protocol.frames import Cancel, Fail, Fields, Head, Kind, Refused, encode
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
 
@@ -39,6 +39,8 @@ _CODES: Final = {int(code): code.name for code in Code}
 _SAMPLED: Final = 4  # one result in four is enough to learn how long a method usually takes
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _SENT: Final = Stage.SENT
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
 _CANCEL: Final = int(Kind.CANCEL)
 
 
@@ -123,7 +125,7 @@ class Outbound:
         route = self._routes.get((session.app, service, method)) or self._route(session, number, service, method)
         if route is None:
             return
-        deadline, idempotent, carried = now + ttl_ms / 1000, route.idempotent, None
+        deadline, idempotent, carried, named = now + ttl_ms / 1000, route.idempotent, None, False
         if head is not None:
             expires = head.get("expires_us")
             if type(expires) is int and expires < deadline * 1e6:
@@ -135,10 +137,11 @@ class Outbound:
                 idempotent = head.get("idempotent") is True
             if not _CARRIED.isdisjoint(head):
                 carried = {key: head[key] for key in head if key in _CARRIED}
+            named = head.get("named") is True
         if deadline > now + route.longest:
             deadline = now + route.longest
         flight = Flight(route.path, session, number, service, method, session.app, carried, payload, now, deadline)
-        flight.idempotent = idempotent is True
+        flight.idempotent, flight.named = idempotent is True, named
         flights[number] = flight
         self.driver.begin(flight, now)
 
@@ -222,7 +225,7 @@ class Outbound:
             head = {**(head or {}), "instance": target.id}  # type: ignore[union-attr]
         self._tries = number = self._tries + 1
         ttl_ms = int((flight.deadline - now) * 1000) or 1
-        frame = encode_call(number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload)
+        frame = encode((_CALL, number, flight.service, flight.method, ttl_ms, flight.caller, head, flight.payload))
         if len(frame) > _SMALL and len(frame) > self._outbox.room():
             return Outcome.refusal(_too_large(flight, len(frame), self._outbox.room()))
         if not flight.idempotent:
@@ -252,8 +255,8 @@ class Outbound:
         session: Asker = flight.source
         session.flights.pop(flight.id, None)
         if outcome.fail is None:
-            head = {"instance": outcome.instance} if outcome.instance is not None else None
-            session.write(encode_reply(flight.id, head, outcome.payload))
+            head = {"instance": outcome.instance} if flight.named and outcome.instance is not None else None
+            session.write(encode((_REPLY, flight.id, head, outcome.payload)))
         else:
             session.write(encode(outcome.fail._replace(id=flight.id)))
 

@@ -18,7 +18,7 @@ from bus_mesh.identity.keyring import Keyring, Now, Peer, Untrusted
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.protocol.turn import Turn
 
-MOST_FRAMES: Final = 64
+MOST_FRAMES: Final = 128
 """Frames in one envelope."""
 _AROUND: Final = 32 + 16 * 56 + 64 + 256  # header, wraps for all recipients, signature and tag, and room to spare
 HELD_BYTES: Final = 4 * 1024 * 1024

@@ -206,7 +206,7 @@ class NatsBus(Stated):
         connection, lived = Connection(), False
         try:
             await self._dial(connection)
-            connection.find_wire()
+            connection.shorten()
             await self._make_all(connection)
             self.max_payload = connection.max_payload
             self._connection, lived = connection, True

@@ -10,6 +10,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bus_mesh.bus.contract import NO_RESPONDERS, Handler
+from bus_mesh.bus.inflow import NOBODY, Inflow
 from bus_mesh.bus.wire import Wire
 from bus_mesh.clock import monotonic
 
@@ -19,7 +20,6 @@ NEVER: Final = 24 * 3600
 """A timeout in seconds that nats-py must not use: what it cancels in it ends the connection."""
 _LOOK_SECONDS: Final = 0.05
 _CLOSE_SECONDS: Final = 1.0
-_NOBODY: Final = b"NATS/1.0 503"
 
 _T = TypeVar("_T")
 
@@ -73,10 +73,8 @@ class Connection(Client):
             self.lose()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        # Private, for two reasons. Between the reader and a handler nats-py puts a queue and a task for each
-        # subscription; here all messages of one read are handled in one turn of the loop, in the order of arrival. And
-        # it decodes what strangers send where an exception kills the reader. Should nats-py no longer call this, every
-        # subscription also has its `cb`.
+        # Private, for where `shorten` found no way: nats-py decodes what strangers send where an exception kills the
+        # reader. Should it no longer call this, every subscription also has its `cb`.
         sink = self.sinks.get(sid)
         if sink is None:
             await super()._process_msg(sid, subject, reply, data, headers)
@@ -85,7 +83,7 @@ class Connection(Client):
             names = subject.decode(), reply.decode()
         except UnicodeDecodeError:
             return  # names are ASCII: nobody of ours sent this
-        sink.take(*names, data, NO_RESPONDERS if headers and headers.startswith(_NOBODY) else 0)
+        sink.take(*names, data, NO_RESPONDERS if headers and headers.startswith(NOBODY) else 0)
 
     async def ask(self, question: Coroutine[Any, Any, _T], timeout: float) -> _T:
         """Return the answer; raise TimeoutError, or ConnectionClosedError as soon as the connection is lost.
@@ -140,11 +138,20 @@ class Connection(Client):
         """Bytes taken and not yet handed to the system."""
         return self.pending_data_size + (self.wire.backlog if self.wire is not None else 0)
 
-    def find_wire(self) -> None:
-        """Write publishes straight to the socket from now on, if nats-py keeps it where it is known to."""
-        transport = getattr(getattr(getattr(self, "_transport", None), "_io_writer", None), "transport", None)
-        if transport is not None:
-            self.wire = Wire(transport, asyncio.get_running_loop())
+    def shorten(self) -> None:
+        """Read and write at the socket itself from now on, if nats-py keeps it where it is known to.
+
+        To be called before there is any subscription. Private names, for want of public ones: what is not found stays
+        nats-py's own way, slower and as right.
+        """
+        way = getattr(self, "_transport", None)
+        transport = getattr(getattr(way, "_io_writer", None), "transport", None)
+        if transport is None:
+            return
+        self.wire = Wire(transport, asyncio.get_running_loop())
+        behind = transport.get_protocol()
+        if isinstance(behind, asyncio.StreamReaderProtocol):
+            transport.set_protocol(Inflow(behind, self.sinks))
 
     def send(self, subject: str, data: bytes, reply: str) -> bool:
         """Publish without waiting; False when it was not taken."""

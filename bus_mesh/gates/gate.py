@@ -39,6 +39,7 @@ class Flight:
     `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
+    `named` says that the caller wants to know who answered.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -47,6 +48,7 @@ class Flight:
     attempt = 1
     moves = 0
     idempotent = False
+    named = False
     permit: object = None
     meter: Any = None
     target: Any = None
@@ -147,20 +149,23 @@ class Gate:
 class Path:
     """Gates in the order in which a call enters them; its outcome leaves them in the reverse order.
 
-    `enters` are (place, enter) in travel order; `leaves` are (place, leave) in the reverse order, and `successes` those
-    of them that want to know of a success. Places count from 0.
+    `below[n]` are the (place, enter) from gate n on, in travel order; `above[n]` the (place, leave) before it, in the
+    reverse order, and `above_success[n]` those of them that want to know of a success. Places count from 0.
     """
 
-    __slots__ = ("enters", "gates", "leaves", "length", "successes")
+    __slots__ = ("above", "above_success", "below", "gates", "length")
 
     def __init__(self, *gates: Gate) -> None:
         self.gates: Final[Sequence[Gate]] = gates
         self.length = len(gates)
-        said = [(place, gate) for place, gate in enumerate(gates)]
-        self.enters = tuple((place, gate.enter) for place, gate in said if type(gate).enter is not Gate.enter)
-        leaving = [(place, gate) for place, gate in reversed(said) if type(gate).leave is not Gate.leave]
-        self.leaves = tuple((place, gate.leave) for place, gate in leaving)
-        self.successes = tuple((place, gate.leave) for place, gate in leaving if not gate.failures_only)
+        places, told = range(self.length + 1), list(enumerate(gates))
+        enters = [(place, gate.enter) for place, gate in told if type(gate).enter is not Gate.enter]
+        leaving = [(place, gate) for place, gate in reversed(told) if type(gate).leave is not Gate.leave]
+        leaves = [(place, gate.leave) for place, gate in leaving]
+        successes = [(place, gate.leave) for place, gate in leaving if not gate.failures_only]
+        self.below = tuple(tuple(said for said in enters if said[0] >= at) for at in places)
+        self.above = tuple(tuple(said for said in leaves if said[0] < at) for at in places)
+        self.above_success = tuple(tuple(said for said in successes if said[0] < at) for at in places)
 
     def __repr__(self) -> str:
         return " > ".join(type(gate).__name__ for gate in self.gates)

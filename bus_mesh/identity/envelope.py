@@ -52,7 +52,7 @@ INTRODUCED: Final = 1
 SIGNED: Final = 2
 """Flag 1: the plaintext starts with the sender's Ed25519 signature, 64 bytes."""
 MOST_RECIPIENTS: Final = 64
-MOST_FRAMES: Final = 64
+MOST_FRAMES: Final = 128
 _HEADER_BYTES: Final = HEADER.size
 _SHORTEST: Final = _HEADER_BYTES + 8 + 16
 _ID: Final = 8

@@ -240,7 +240,7 @@ class Keyring:
         *,
         signed: bool = False,
     ) -> Sealed:
-        """Return encoded frames (1 to 64) as one envelope that `peers` (1 to 64; one for answers, control) can open.
+        """Return encoded frames (1 to 128) as one envelope that `peers` (1 to 64; one for answers, control) can open.
 
         `signed` adds our node's signature, which a recipient can show to others; control is always signed. Carries our
         announcement until every recipient is known to know us. A peer whose key was replaced gets it under its

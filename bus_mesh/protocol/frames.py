@@ -201,20 +201,8 @@ _unpack: Final[Callable[..., Any]] = msgpack.unpackb
 _new: Final[Callable[..., Any]] = tuple.__new__  # what _make does, without its cost
 
 
-encode: Final[Callable[[Frame], bytes]] = _pack
-"""Return the bytes of a frame."""
-
-
-def encode_call(
-    number: int, service: str, method: str, ttl_ms: int, caller: str, head: Head | None, payload: bytes
-) -> bytes:
-    """Return the bytes of a CALL; a named tuple that is only packed would cost as much again."""
-    return _pack((1, number, service, method, ttl_ms, caller, head, payload))
-
-
-def encode_reply(number: int, head: Head | None, payload: bytes) -> bytes:
-    """Return the bytes of a REPLY."""
-    return _pack((2, number, head, payload))
+encode: Final[Callable[[Fields], bytes]] = _pack
+"""Return the bytes of a frame. On the path of a call a plain tuple is given: a named one costs as much as its bytes."""
 
 
 def encode_long(frames: Iterable[bytes]) -> bytes:

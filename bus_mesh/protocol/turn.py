@@ -9,11 +9,10 @@ cuts it small; those it passes through hand on what came together, or each of th
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-PART: Final = 64
-"""Frames that leave together before the turn is over."""
+PART: Final = 128
+"""Frames that leave together before the turn is over; half of what a caller has under way, if that is less."""
 SMALL_PART: Final = 32
-"""The same for a caller with fewer than `MANY` calls under way: two parts at least, to keep two processors busy."""
-MANY: Final = 128
+"""What a caller cuts no smaller: each part costs as much as a dozen frames."""
 
 T = TypeVar("T")
 

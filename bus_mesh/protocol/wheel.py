@@ -1,9 +1,10 @@
 """One wheel for all deadlines of an agent or an app: a call costs a place in a list, and no timer of its own.
 
-Pure: it is told the time. Most calls are over in a few milliseconds, so what is added is only noted, and looked at once
-a `GRAIN` later: what has ended by then never sees the wheel proper. The rest goes into slots, each a `GRAIN` wide.
+Pure: it is told the time. Most calls are over in a few milliseconds and have seconds. So what is added is only noted,
+and looked at once, up to `LOOK` seconds later: what has ended by then never sees the wheel proper. The rest, and what
+is due before that look, goes into slots, each a `GRAIN` wide.
 
-    add ──▶ YOUNG ──a grain later──▶ SLOTTED ──its slot is over──▶ reported
+    add ──▶ YOUNG ──the look──▶ SLOTTED ──its slot is over──▶ reported
               └──remove──▶ forgotten ◀──remove──┘
 
 Nothing is reported early, or more than a grain late.
@@ -16,6 +17,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 GRAIN: Final = 0.01
 """Seconds that share one slot."""
+LOOK: Final = 0.05
+"""Seconds between looks at what was added. More would keep more of what has ended, less would wake processes for it."""
 OFF: Final = -1
 """The slot of what is not on the wheel."""
 _YOUNG: Final = 0
@@ -33,14 +36,18 @@ T = TypeVar("T", bound=Timed)
 
 
 class Wheel(Generic[T]):
-    """Things by the time at which they are due. `earlier(at)` is told when the wheel must be turned sooner."""
+    """Things by the time at which they are due.
 
-    __slots__ = ("_earlier", "_look_at", "_order", "_slots", "_young")
+    Whoever turns it calls `due` at the time that `next_due` names, and `earlier(at)` tells when that must be sooner.
+    """
+
+    __slots__ = ("_earlier", "_look_at", "_order", "_slots", "_turn_at", "_young")
 
     def __init__(self, earlier: Callable[[float], None] = lambda at: None) -> None:
         self._earlier = earlier
         self._young: list[T] = []
         self._look_at = 0.0
+        self._turn_at = _NEVER
         self._slots: dict[int, dict[T, None]] = {}
         self._order: list[int] = []
 
@@ -48,22 +55,23 @@ class Wheel(Generic[T]):
         return f"Wheel(things={len(self)}, next={self.next_due()})"
 
     def __len__(self) -> int:
-        return sum(thing.due != _NEVER for thing in self._young) + sum(map(len, self._slots.values()))
+        young = {thing for thing in self._young if thing.slot == _YOUNG and thing.due != _NEVER}
+        return len(young) + sum(map(len, self._slots.values()))
 
     def add(self, thing: T, due: float, now: float) -> None:
         """Have a thing reported at `due` (seconds, like `now`); what is on the wheel already is moved."""
         if thing.slot > _YOUNG:
             self.remove(thing)
         thing.due = due
-        if thing.slot == _YOUNG:
-            return
-        thing.slot = _YOUNG
         young = self._young
-        young.append(thing)
-        if len(young) == 1:
-            self._look_at = now + GRAIN
-            if not self._order or self._order[0] * GRAIN > self._look_at:
-                self._earlier(self._look_at)
+        if not young:
+            self._look_at = now + LOOK
+            self._sooner(self._look_at)
+        if due < self._look_at:
+            self._slot(thing)
+        elif thing.slot != _YOUNG:
+            thing.slot = _YOUNG
+            young.append(thing)
 
     def remove(self, thing: T) -> None:
         """Take a thing off, if it is on."""
@@ -95,21 +103,33 @@ class Wheel(Generic[T]):
             found += slotted
             for thing in slotted:
                 thing.slot = OFF
+        at = self.next_due()
+        self._turn_at = _NEVER if at is None else at
         return found
 
     def _look(self, found: list[T], now: float) -> None:
         """Sort what was added since the last look: over, due, or for later."""
         young, self._young = self._young, []
         for thing in young:
+            if thing.slot != _YOUNG:
+                continue  # it was moved to a slot meanwhile
             thing.slot = OFF
-            if thing.due == _NEVER:
-                continue
             if thing.due <= now:
                 found.append(thing)
-                continue
-            thing.slot = number = int(thing.due / GRAIN) + 1
-            slot = self._slots.get(number)
-            if slot is None:
-                slot = self._slots[number] = {}
-                heappush(self._order, number)
-            slot[thing] = None
+            elif thing.due != _NEVER:
+                self._slot(thing)
+
+    def _slot(self, thing: T) -> None:
+        thing.slot = number = int(thing.due / GRAIN) + 1
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = {}
+            heappush(self._order, number)
+            self._sooner(number * GRAIN)
+        slot[thing] = None
+
+    def _sooner(self, at: float) -> None:
+        """Ask to be turned at `at`, unless that is to be done by then anyway."""
+        if at < self._turn_at:
+            self._turn_at = at
+            self._earlier(at)

@@ -46,8 +46,17 @@ def test_a_call_goes_out_in_the_name_of_its_session_and_its_answer_comes_back(on
     assert call.ttl_ms == 4000, "the earlier of both deadlines holds"
     caller.answered(one, Reply(2, call.id, {"instance": "n1-1", "load": 3}, b"result"))
 
-    assert app.told == [Reply(2, 77, {"instance": "n1-1"}, b"result")]
+    assert app.told == [Reply(2, 77, None, b"result")]
     assert app.flights == caller.outbound.awaiting == caller.outbox.sent == {}
+
+
+def test_a_caller_that_asks_is_told_who_answered(one: Serving, app: App) -> None:
+    caller = Caller(one)
+    caller.call(app, 77, named=True)
+    (call,) = calls(one, caller.turn())
+    caller.answered(one, Reply(2, call.id, {"instance": "n1-1", "load": 3}, b"result"))
+
+    assert app.told == [Reply(2, 77, {"instance": "n1-1"}, b"result")]
 
 
 def test_only_those_asked_may_answer(one: Serving, two: Serving, app: App) -> None:

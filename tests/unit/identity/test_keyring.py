@@ -331,7 +331,7 @@ def test_a_kind_on_a_subject_that_it_does_not_fit_is_dropped(world: World, kind:
     assert b.dropped["KIND"] == 1
 
 
-@pytest.mark.parametrize("count", [0, 65])
+@pytest.mark.parametrize("count", [0, 129])
 def test_no_frame_and_too_many_frames_are_not_sealed(world: World, count: int) -> None:
     a = world.ring("a")
 

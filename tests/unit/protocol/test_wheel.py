@@ -1,9 +1,10 @@
 """The wheel of deadlines against what it promises: everything once, never early, a grain late at most."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus_mesh.protocol.wheel import GRAIN, OFF, Wheel
+from bus_mesh.protocol.wheel import GRAIN, LOOK, OFF, Wheel
 
 
 class Thing:
@@ -58,39 +59,42 @@ def test_everything_is_reported_once_never_early_and_a_grain_late_at_most(
 def test_it_asks_to_be_turned_only_when_it_must_be_turned_sooner() -> None:
     asked: list[float] = []
     wheel = Wheel[Thing](asked.append)
-    for due in (5.0, 6.0, 1.0):
+    for due in (5.0, 6.0, 0.52, 0.53, 1.0):
         wheel.add(Thing(), due, 0.5)
-    wheel.due(0.5 + GRAIN)
+    wheel.due(0.55)
+    wheel.add(Thing(), 3.0, 0.6)
     wheel.add(Thing(), 0.9, 0.6)
-    wheel.due(0.6 + GRAIN)
-    wheel.add(Thing(), 3.0, 0.9)
 
-    assert [round(at, 2) for at in asked] == [0.51, 0.61], "at 0.9 it is to be turned by 0.91 anyway"
+    assert [round(at, 2) for at in asked] == [0.55, 0.53, 0.65]
 
 
-def test_what_ends_within_a_grain_never_takes_a_slot() -> None:
+def test_what_ends_before_it_is_looked_at_never_takes_a_slot() -> None:
     wheel, thing = Wheel[Thing](), Thing()
     wheel.add(thing, 5.0, 0.0)
     wheel.remove(thing)
-    wheel.due(GRAIN)
+    wheel.due(LOOK)
 
     assert wheel.next_due() is None
 
 
-def test_what_is_moved_is_reported_at_its_new_time_only() -> None:
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_what_is_moved_is_reported_at_its_new_time_only(looked_at: bool) -> None:
     wheel, thing = Wheel[Thing](), Thing()
     wheel.add(thing, 1.0, 0.0)
-    wheel.due(GRAIN)
-    wheel.add(thing, 2.0, 0.5)
+    if looked_at:
+        wheel.due(LOOK)
+    wheel.add(thing, 0.04, 0.02)
+    wheel.add(thing, 2.0, 0.03)
 
     assert wheel.due(1.5) == []
     assert wheel.due(2.0 + 2 * GRAIN) == [thing]
+    assert wheel.due(9.0) == []
 
 
 def test_removing_what_was_reported_is_harmless() -> None:
     wheel, thing = Wheel[Thing](), Thing()
     wheel.add(thing, 0.0, 0.0)
 
-    assert wheel.due(GRAIN) == [thing]
+    assert wheel.due(2 * GRAIN) == [thing]
     wheel.remove(thing)
     assert len(wheel) == 0
