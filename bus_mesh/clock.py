@@ -6,6 +6,7 @@ certificates use, and may jump.
 """
 
 import time
+from functools import partial
 from typing import Final
 
 monotonic: Final = time.monotonic
@@ -23,11 +24,18 @@ def wall() -> float:
     return time.time()
 
 
+wall_ns: Final = time.time_ns
+"""Nanoseconds since 1970 by the machine's clock."""
+
+boottime_ns: Final = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+"""Nanoseconds since the machine started, sleep included (CLOCK_BOOTTIME)."""
+
+
 def wall_us() -> int:
     """Microseconds since 1970 by the machine's clock."""
-    return time.time_ns() // 1000
+    return wall_ns() // 1000
 
 
 def boottime_us() -> int:
     """Microseconds since the machine started, sleep included (CLOCK_BOOTTIME)."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+    return boottime_ns() // 1000

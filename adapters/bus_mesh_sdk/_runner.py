@@ -33,7 +33,8 @@ class Runner:
     def run(self, work: Work) -> None:
         """Begin `work` in the next turn of the loop."""
         self._ready.append(work)
-        self._call_another()
+        if not self._coming:
+            self._call_another()
 
     def _call_another(self) -> None:
         if self._ready and not self._coming:

@@ -162,7 +162,8 @@ class Serving:
         """Run a call, queue it, or refuse it."""
         _, number, _, method, ttl_ms, _, head, _ = frame
         expires = expiry_of(ttl_ms, head, now)
-        if method not in self._handlers or expires <= now or self.state is _CLOSED or self._full(connection):
+        full = len(self._queue) >= self.queue_limit and not self._free(connection)
+        if method not in self._handlers or expires <= now or self.state is _CLOSED or full:
             error = self._refusal(method, expires, now)
             connection.write(encode(refusal(number, error, self.instance)))
             return
@@ -226,9 +227,6 @@ class Serving:
     def _free(self, connection: Connection) -> bool:
         # Results for an agent that does not read would pile up here, so nothing new runs for it meanwhile.
         return len(self._running) < self.concurrency and not connection.paused
-
-    def _full(self, connection: Connection) -> bool:
-        return len(self._queue) >= self.queue_limit and not self._free(connection)
 
     def _refusal(self, method: str, expires: float, now: float) -> MeshError:
         if self.state is _CLOSED:

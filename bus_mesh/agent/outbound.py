@@ -172,7 +172,9 @@ class Outbound:
             if not number % _SAMPLED:
                 self._usual.record(flight.service, flight.method, now - flight.tried_at)
             self._tried("OK")
-            self.driver.answer(flight, Outcome(_instance(head), payload), now)
+            instance = None if head is None else head.get("instance")
+            outcome = Outcome(instance if type(instance) is str and len(instance) <= 95 else None, payload)
+            self.driver.answer(flight, outcome, now)
 
     def fail(self, peer: Peer, frame: Fail, now: float) -> None:
         """Take in a failure; one from somebody who was not asked is dropped."""

@@ -38,7 +38,7 @@ from bus_mesh.telemetry.metrics import Metrics
 
 def read_clocks() -> Now:
     """Return all three clocks, read once."""
-    return Now(clock.monotonic(), clock.boottime_us(), clock.wall_us())
+    return Now(clock.monotonic(), clock.boottime_ns() // 1000, clock.wall_ns() // 1000)
 
 
 def own_from(config: NodeConfig) -> Own:

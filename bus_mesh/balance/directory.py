@@ -5,6 +5,7 @@ withdraws. A `View` is what a call needs to know of one service, computed when t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
 from bus_mesh.protocol.frames import Method
@@ -14,6 +15,8 @@ P = TypeVar("P")
 
 MOST_SERVICES: Final = 1024
 """Services that an agent follows; the directory holds no more."""
+MOST_RECIPIENTS: Final = 16
+"""Agents that one envelope is wrapped for; with more, calls go to one instance directly."""
 LEAVING_SECONDS: Final = 1.0
 """After a member said that it leaves, calls to its service go direct for so long."""
 ABSENT_SECONDS: Final = 0.25
@@ -88,9 +91,13 @@ class Member(Generic[P]):
 
 
 class View(Generic[P]):
-    """One service as calls see it. `peers` are the agents a group call is sealed for, `ready` who may be picked."""
+    """One service as calls see it. `peers` are the agents a group call is sealed for, `ready` who may be picked.
 
-    __slots__ = ("_leaving_until", "members", "methods", "peers", "ready", "service")
+    The broker's queue group may choose from `grouped_from` on (monotonic seconds): once nobody is leaving, and never
+    when the agents do not fit into one envelope.
+    """
+
+    __slots__ = ("grouped_from", "members", "methods", "peers", "ready", "service")
 
     def __init__(
         self, service: str, members: list[Member[P]], methods: dict[str, Method], leaving_until: float
@@ -100,14 +107,10 @@ class View(Generic[P]):
         self.methods = methods
         self.peers: list[P] = list({id(member.peer): member.peer for member in members}.values())
         self.ready = [member for member in members if member.state == "up"]
-        self._leaving_until = leaving_until
+        self.grouped_from = leaving_until if len(self.peers) <= MOST_RECIPIENTS else inf
 
     def __repr__(self) -> str:
         return f"View({self.service}, ready={len(self.ready)} of {len(self.members)}, peers={len(self.peers)})"
-
-    def grouped(self, now: float, most: int) -> bool:
-        """Tell whether the broker's queue group may choose: nobody is leaving, and all fit in one envelope."""
-        return now >= self._leaving_until and len(self.peers) <= most
 
     def member(self, instance: object) -> Member[P] | None:
         """Return the instance of that id, whatever its state."""

@@ -16,8 +16,6 @@ from bus_mesh.protocol.errors import NoInstances, Ran
 _WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 FIND_PATIENCE: Final = 2.0
 """Seconds that a call waits for somebody to say that they serve what it asks for."""
-MOST_RECIPIENTS: Final = 16
-"""Agents that one envelope may be wrapped for; with more, calls go to one instance directly."""
 
 
 class Waiting:
@@ -72,7 +70,7 @@ class Balance(Gate, Generic[P]):
             self._waiting.remove(call)
         wanted = None if call.head is None else call.head.get("instance")
         if wanted is None:
-            if self._picker is None and call.attempt == 1 and view.grouped(now, MOST_RECIPIENTS):
+            if self._picker is None and call.attempt == 1 and now >= view.grouped_from:
                 call.target = view
                 return None
             member = self._elsewhere.pick(view.ready, call.avoid)

@@ -1,6 +1,7 @@
 """The directory: what is known of who serves what, and for how long."""
 
 import sys
+from math import inf
 from typing import NamedTuple
 
 import pytest
@@ -90,8 +91,8 @@ def test_while_a_member_is_leaving_calls_go_direct(directory: Directory[str]) ->
     view = directory.view("orders")
 
     assert view is not None
-    assert not view.grouped(1.0, 16)
-    assert view.grouped(1.0 + LEAVING_SECONDS, 16)
+    assert view.grouped_from > 1.0
+    assert view.grouped_from <= 1.0 + LEAVING_SECONDS
     assert [member.id for member in view.ready] == ["i2"]
 
 
@@ -112,8 +113,8 @@ def test_too_many_agents_do_not_fit_into_one_envelope(directory: Directory[str])
     view = directory.view("orders")
 
     assert view is not None
-    assert not view.grouped(5.0, 16)
-    assert view.grouped(5.0, 17)
+    assert view.grouped_from == inf
+    assert len(view.peers) == 17
 
 
 def test_nobody_there_is_remembered_for_a_moment_and_news_ends_it(directory: Directory[str]) -> None:
