@@ -40,18 +40,19 @@ def median(rows: Iterable[dict[str, float]], figure: str) -> float:
 
 
 async def measure(stage: Stage, rounds: int, seconds: float) -> tuple[Measured, dict[str, float]]:
+    """Run every load once a round, each time in another order: who comes after whom must not matter."""
     measured: Measured = {}
     cpu: dict[str, list[float]] = {}
+    loads = [("nats-py", ("plain_call", stage.url))]
+    loads += [(way, ("call", stage.socket("node-a"), service)) for way, service in WAYS.items()]
     for number in range(rounds):
+        loads.append(loads.pop(0))
         for at_once in AT_ONCE:
-            load = (str(at_once), str(seconds))
-            plain = await asyncio.to_thread(stage.client, "plain_call", stage.url, *load)
-            measured.setdefault(("nats-py", at_once), []).append(plain)
-            for way, service in WAYS.items():
+            for way, command in loads:
                 before = stage.cpu()
-                row = await asyncio.to_thread(stage.client, "call", stage.socket("node-a"), service, *load)
+                row = await asyncio.to_thread(stage.client, *command, str(at_once), str(seconds))
                 measured.setdefault((way, at_once), []).append(row)
-                if at_once == 64:
+                if at_once == 64 and way in WAYS:
                     cpu.setdefault("client", []).append(row["cpu_us"])
                     for name, used in stage.cpu().items():
                         cpu.setdefault(name, []).append((used - before[name]) / row["calls"] * 1e6)

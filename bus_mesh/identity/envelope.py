@@ -100,7 +100,7 @@ def body_offset(data: bytes, n: int, flags: int) -> int:
     """Return where the ciphertext starts, or 0 when n or a length cannot be."""
     if not 0 < n <= MOST_RECIPIENTS or flags > INTRODUCED | SIGNED:
         return 0
-    at = _after_wraps(n)
+    at = _HEADER_BYTES + _ID if n == 1 else _after_wraps(n)
     if flags & INTRODUCED:
         at += 4 + int.from_bytes(data[at : at + 4], "big")
     return at if at + 16 <= len(data) else 0
@@ -129,11 +129,12 @@ def seal_for_many(
 
 def open_sealed(data: bytes, subject: bytes, n: int, place: int, body: int, opens: Cipher) -> bytes | None:
     """Return the plaintext for the recipient at `place` (from 0), or None when an authenticated bit is changed."""
-    ids_end = _HEADER_BYTES + _ID * n
-    head, nonce = data[:ids_end], _nonce(data)
+    nonce = data[16:24] + data[28:32]
     try:
         if n == 1:
             return opens(nonce, data[body:], b"body" + data[:body] + subject)
+        ids_end = _HEADER_BYTES + _ID * n
+        head = data[:ids_end]
         wraps_end, wrap = ids_end + _WRAP * n, ids_end + _WRAP * place
         bound = b"wrap" + head + subject + sha256(data[wraps_end:]).digest()
         body_key = opens(nonce, data[wrap : wrap + _WRAP], bound)

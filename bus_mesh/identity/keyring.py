@@ -7,7 +7,7 @@ What comes in is checked from cheap to dear, and nothing is decoded, kept or mov
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from bus_mesh.identity import envelope
 from bus_mesh.identity.announcement import Announcement, Offer
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _SIGNATURE: Final = 64
+_new: Final[Callable[..., Any]] = tuple.__new__  # a named tuple without the cost of its names
 _KINDS: Final = {int(kind): kind for kind in EnvelopeKind}
 _ONE_RECIPIENT: Final = frozenset({EnvelopeKind.ANSWERS, EnvelopeKind.CONTROL})
 
@@ -266,7 +267,8 @@ class Keyring:
         if flags & SIGNED:
             plain = self.own.key.sign(envelope.signed_part(head, where, plain)) + plain
         if n == 1:
-            return Sealed(envelope.seal_for_one(head, intro, where, plain, seals[0]), counter)
+            sealed: Sealed = _new(Sealed, (envelope.seal_for_one(head, intro, where, plain, seals[0]), counter))
+            return sealed
         return Sealed(envelope.seal_for_many(head, intro, where, plain, seals, self._entropy(KEY_BYTES)), counter)
 
     def open(self, subject: str, data: bytes, now: Now) -> Opened:
@@ -309,7 +311,8 @@ class Keyring:
         if -SKEW_US <= skew_us <= SKEW_US:
             skew_us = 0
         frames = self._frames(plain[_SIGNATURE:] if signature else plain)
-        return Opened(peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, signature)
+        opened: Opened = _new(Opened, (peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, signature))
+        return opened
 
     def _drop(self, reason: Reason) -> NoReturn:
         self.dropped[reason] += 1
@@ -341,6 +344,8 @@ class Keyring:
     def _addressed(self, data: bytes, n: int) -> tuple[Epoch | None, int]:
         """Return the epoch of ours that the envelope names, and its place among the recipients."""
         mine = self._epochs.by_id
+        if n == 1:
+            return mine.get(data[32:40]), 0
         for place, id in enumerate(envelope.recipients(data, n)):
             if id in mine:
                 return mine[id], place

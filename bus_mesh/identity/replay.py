@@ -35,7 +35,8 @@ class Window:
         if counter <= highest - WINDOW or counter <= 0:
             return False
         if counter > highest:
-            self._slide(highest >> _BLOCK_BITS, counter >> _BLOCK_BITS)
+            if counter >> _BLOCK_BITS != highest >> _BLOCK_BITS:
+                self._slide(highest >> _BLOCK_BITS, counter >> _BLOCK_BITS)
             self.highest = counter
         place, bit = (counter >> _BLOCK_BITS) % _BLOCKS, 1 << (counter & _INSIDE)
         block = self._blocks[place]
