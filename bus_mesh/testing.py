@@ -293,7 +293,7 @@ class MemoryMesh:
         granted = own.certificate.serve | own.certificate.call_as
         apps = Apps({}, granted, os.getuid(), int, int, lambda token, pid: None)
         # No jitter: a retry's pause then takes no time, so a call comes to its end while the clock stands still.
-        world = World(self.clock.now, self._rng.randbytes, self._rng.randrange, lambda: 0.0)
+        world = World(self.clock.now, self.clock.time, self._rng.randbytes, self._rng.randrange, lambda: 0.0)
         setting = Setting(dict(labels or {}), 3600.0, None, os.getuid())
         made = Node(own, self.broker.connect(), apps, world, setting, Metrics(__version__))
         made.enforce(self._policy)

@@ -50,9 +50,10 @@ SWEEP: Final = 1.0
 
 
 class World(NamedTuple):
-    """What an agent takes from outside: clocks, randomness and the loop's time."""
+    """What an agent takes from outside: clocks and randomness. `monotonic` is one of the three that `clock` reads."""
 
     clock: Callable[[], Now]
+    monotonic: Callable[[], float]
     entropy: Callable[[int], bytes]
     draw: Callable[[int], int]
     jitter: Callable[[], float]
@@ -83,6 +84,8 @@ class Node:
         self._setting = setting
         self._loop = loop
         self._clock = world.clock
+        self.now: Final[Callable[[], float]] = world.monotonic
+        """Monotonic seconds."""
         self._policy = NO_POLICY
         self._access = Access(NO_POLICY)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,7 +118,7 @@ class Node:
 
     def _join_up(self, world: World) -> None:
         """Make what knows who is there and both directions of calls, and tell each of the others."""
-        own, bus, metrics = self.own, self.bus, self.metrics
+        own, bus, metrics, soon = self.own, self.bus, self.metrics, self._loop.call_soon
         self.directory: Directory[Sender] = Directory(world.draw)
         self.watch = Watch(
             own.node,
@@ -131,7 +134,7 @@ class Node:
         self._parts = Parts(self._meter, self._denied, self.directory, self.watch.ask, world.jitter)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
-        self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, self._soon, self._clock)
+        self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
         self.outbound = Outbound(
             self.wheel,
             self.outbox,
@@ -143,7 +146,7 @@ class Node:
             CALLS_PER_SESSION,
         )
         self.inbound = Inbound(self.wheel, self.outbox, self._inbound_path, CALLS_PER_SESSION)
-        self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, self._soon)
+        self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, soon)
         self.receiver = Receiver(
             self.keyring,
             bus,
@@ -210,10 +213,6 @@ class Node:
     def session(self, identify: Callable[[Any], Peer]) -> LocalSession:
         """Return the agent's end of a new local connection."""
         return LocalSession(self, self._loop, identify)
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self._clock().monotonic
 
     def welcome(self, peer: Peer) -> Welcome:
         """Return the answer to a HELLO."""
@@ -323,9 +322,6 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("internal work failed", error=repr(error), exc_info=error)
-
-    def _soon(self, work: Callable[[], None]) -> None:
-        self._loop.call_soon(work)
 
     def _meter(self, side: str, service: str, method: str, caller: str) -> Meter:
         series = self.metrics.client if side == "client" else self.metrics.server

@@ -59,7 +59,7 @@ class _Letter:
         frames, flights = self.frames, self.flights
         deal = -(-len(frames) // self.most) if self.service_method else MOST_FRAMES
         step, start, size = min(deal, MOST_FRAMES), 0, 0
-        if len(frames) == 1 or (len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest):
+        if len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest:
             yield frames, flights
             return
         for at, frame in enumerate(frames):
@@ -162,6 +162,9 @@ class Outbox:
         largest = self._bus.max_payload // 4
         for letter in letters.values():
             subject = self._subject(letter)
+            if len(letter.frames) == 1:
+                self._post(letter, subject, letter.frames, letter.flights, now)
+                continue
             for frames, flights in letter.parts(largest):
                 self._post(letter, subject, frames, flights, now)
         self._given_up = False
@@ -174,8 +177,7 @@ class Outbox:
     def _subject(self, letter: _Letter) -> str:
         if letter.service_method is not None:
             return self._subjects.rpc(*letter.service_method)
-        peer = letter.peers[0]
-        return self._subjects.inbox(peer.node, peer.boot)
+        return letter.peers[0].inbox
 
     def _post(self, letter: _Letter, subject: str, frames: list[bytes], flights: list[Flight], now: Now) -> None:
         if letter.kind is EnvelopeKind.ANSWERS:

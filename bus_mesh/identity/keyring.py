@@ -7,7 +7,7 @@ What comes in is checked from cheap to dear, and nothing is decoded, kept or mov
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from bus_mesh.identity import envelope
 from bus_mesh.identity.announcement import Announcement, Offer
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 _SIGNATURE: Final = 64
-_new: Final[Callable[..., Any]] = tuple.__new__  # a named tuple without the cost of its names
 _KINDS: Final = {int(kind): kind for kind in EnvelopeKind}
 _ONE_RECIPIENT: Final = frozenset({EnvelopeKind.ANSWERS, EnvelopeKind.CONTROL})
 
@@ -267,8 +266,7 @@ class Keyring:
         if flags & SIGNED:
             plain = self.own.key.sign(envelope.signed_part(head, where, plain)) + plain
         if n == 1:
-            sealed: Sealed = _new(Sealed, (envelope.seal_for_one(head, intro, where, plain, seals[0]), counter))
-            return sealed
+            return Sealed(envelope.seal_for_one(head, intro, where, plain, seals[0]), counter)
         return Sealed(envelope.seal_for_many(head, intro, where, plain, seals, self._entropy(KEY_BYTES)), counter)
 
     def open(self, subject: str, data: bytes, now: Now) -> Opened:
@@ -311,8 +309,7 @@ class Keyring:
         if -SKEW_US <= skew_us <= SKEW_US:
             skew_us = 0
         frames = self._frames(plain[_SIGNATURE:] if signature else plain)
-        opened: Opened = _new(Opened, (peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, signature))
-        return opened
+        return Opened(peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, signature)
 
     def _drop(self, reason: Reason) -> NoReturn:
         self.dropped[reason] += 1

@@ -17,6 +17,7 @@ from bus_mesh.identity.epochs import Epoch, Now
 from bus_mesh.identity.keys import SUITE, Pair, key_id
 from bus_mesh.identity.refusal import Reason, Untrusted
 from bus_mesh.identity.replay import Window
+from bus_mesh.protocol.subjects import Subjects
 
 __all__ = ["MOST_SENDERS", "SKEW_US", "Peer", "Peers"]
 
@@ -37,6 +38,7 @@ class Peer:
         "boot",
         "certificate",
         "heard_us",
+        "inbox",
         "key",
         "key_id",
         "knows_me",
@@ -51,6 +53,8 @@ class Peer:
 
     def __init__(self, key: bytes, said: Announcement, certificate: NodeCertificate) -> None:
         self.node, self.boot = said.node, said.boot
+        self.inbox = Subjects(said.mesh).inbox(said.node, said.boot)
+        """Where everything that is sealed for this process goes."""
         self.key = key
         self.key_id = key_id(said.mesh, said.node, key)
         self.suite = SUITE

@@ -15,6 +15,7 @@ from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.memory import MemoryBroker
 from bus_mesh.cli.home import MeshHome
+from bus_mesh.clock import monotonic
 from bus_mesh.identity.keyring import Now, own_identity
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.bundle import PolicySet
@@ -68,7 +69,7 @@ async def agent(name: str, home: MeshHome, broker: MemoryBroker, folder: Path, b
     await bus.start()
     apps = Apps({}, frozenset(("tester", "ledger")), os.getuid(), int, int, lambda token, pid: None)
     rng = random.Random(name)
-    world = World(skewed(by_us), os.urandom, rng.randrange, rng.random)
+    world = World(skewed(by_us), monotonic, os.urandom, rng.randrange, rng.random)
     node = Node(own, bus, apps, world, Setting({}, 3600.0, None, os.getuid()), Metrics())
     node.enforce(PolicySet.of(parse(POLICY, "policy.yaml")))
     await node.start()
