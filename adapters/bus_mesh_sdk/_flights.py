@@ -52,6 +52,8 @@ class Flight:
     stage = Stage.WAITING
     id = 0
     connection: Connection | None = None
+    doubt = False
+    """Whether it was sent by a connection that died: whatever becomes of it now, it may have run."""
     slot = OFF  # these two are the wheel's
     due = 0.0
 
@@ -83,6 +85,8 @@ class Flight:
 
     def fail(self, error: MeshError) -> None:
         """End with an error."""
+        if self.doubt and error.ran is Ran.NO:
+            error.ran = Ran.MAYBE
         self.stage = _DONE
         if not self.future.done():
             self.future.set_exception(further(error))
@@ -167,6 +171,7 @@ class Flights:
         for flight in [flight for flight in self.sent.values() if flight.connection is connection]:
             self._ended(flight.id)
             if flight.idempotent:
+                flight.doubt = True
                 self._wait(flight, self.loop.time())
             else:
                 flight.fail(
@@ -227,7 +232,7 @@ class Flights:
             flight.connection.send(Cancel(Kind.CANCEL.value, flight.id))
 
     def _why_it_waited(self, flight: Flight) -> MeshError:
-        what = f"{flight.service}.{flight.method} was not sent"
+        what = f"{flight.service}.{flight.method} was not sent{' again' if flight.doubt else ''}"
         if self.connection is None:
             return AgentAway(f"{what}: {self.trouble}", ran=Ran.NO)
         return DeadlineExceeded(f"{what}: its time ran out behind {len(self.sent)} calls in flight", ran=Ran.NO)

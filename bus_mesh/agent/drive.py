@@ -2,7 +2,8 @@
 
 It carries out what gates decide. It knows no loop, no socket and no bus: the time is handed in, `send` and `abandon`
 reach the outbox or a session, `done` gives the answer to who asked. A call is in exactly one stage at a time (see
-`Stage`), gets exactly one end, and whatever ends it, exactly the gates that hold it hear of it.
+`Stage`), gets exactly one end, and whatever ends it, exactly the gates that hold it hear of it. What says that it did
+not run speaks of the last try; the driver remembers whether an earlier one may have.
 """
 
 from collections import deque
@@ -20,6 +21,7 @@ _WAITING: Final = Stage.WAITING
 _PAUSED: Final = Stage.PAUSED
 _SENT: Final = Stage.SENT
 _ENDED: Final = Stage.ENDED
+_NO: Final = Ran.NO
 
 
 class Driver:
@@ -79,7 +81,7 @@ class Driver:
         if flight.stage is _ENDED:
             return
         if now >= flight.deadline - _EARLY:
-            ran = Ran.MAYBE if flight.stage is _SENT or flight.attempt > 1 else Ran.NO
+            ran = Ran.MAYBE if flight.stage is _SENT else Ran.NO
             self.end(flight, Outcome.refusal(_too_late(flight, now, ran)), now)
             return
         if flight.stage in (_WAITING, _PAUSED) and now >= flight.until - _EARLY:
@@ -129,11 +131,14 @@ class Driver:
                 self._woken.append(said.flight)
             elif not outcome.final and now < flight.deadline:
                 flight.attempt += 1
+                flight.doubt = flight.doubt or outcome.ran is not _NO
                 pause = cast(Again, said).pause
                 if pause <= 0.0:
                     return place + 1
                 self._park(flight, place + 1, _PAUSED, now + pause, now)
                 return -1
+        if flight.doubt and outcome.ran is _NO:
+            outcome.doubt()
         flight.held = 0
         flight.stage = _ENDED
         self._wheel.remove(flight)

@@ -316,12 +316,8 @@ class Outbound:
 
     def _stalled(self, flights: list[Flight], why: str, now: float) -> None:
         for flight in flights:
-            error = BusStalled(f"{why}: the call was not sent, try again shortly", ran=_not_before(flight))
+            error = BusStalled(f"{why}: the call was not sent, try again shortly", ran=Ran.NO)
             self._over(flight, Outcome.refusal(error), now)
-
-
-def _not_before(flight: Flight) -> Ran:
-    return Ran.NO if flight.attempt == 1 else Ran.MAYBE
 
 
 def _instance(head: Head | None) -> str | None:

@@ -78,7 +78,7 @@ class Balance(Gate, Generic[P]):
             member = view.member(wanted)
         if member is None:
             text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
-            return Refuse(NoInstances(text, ran=_ran(call)))
+            return Refuse(NoInstances(text, ran=Ran.NO))
         member.inflight += 1
         call.target = member
         return None
@@ -110,9 +110,4 @@ class Balance(Gate, Generic[P]):
 
     def _nobody(self, call: Flight) -> Refuse:
         hint = "is one running, and is its node on this bus? see `busmesh get services`"
-        return Refuse(NoInstances(f"nobody serves {call.service}: {hint}", ran=_ran(call)))
-
-
-def _ran(call: Flight) -> Ran:
-    """A first try that was never placed did not run; an earlier one may have."""
-    return Ran.NO if call.attempt == 1 else Ran.MAYBE
+        return Refuse(NoInstances(f"nobody serves {call.service}: {hint}", ran=Ran.NO))

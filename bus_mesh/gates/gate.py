@@ -39,7 +39,7 @@ class Flight:
     `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
-    `named` says that the caller wants to know who answered.
+    `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -49,6 +49,7 @@ class Flight:
     moves = 0
     idempotent = False
     named = False
+    doubt = False
     permit: object = None
     meter: Any = None
     target: Any = None

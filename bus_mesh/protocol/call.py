@@ -78,6 +78,12 @@ class Outcome:
         outcome.final = final
         return outcome
 
+    def doubt(self) -> None:
+        """Take back that it did not run: an earlier try of the same call may have."""
+        self.ran = Ran.MAYBE
+        if self.fail is not None:
+            self.fail = self.fail._replace(head={**(self.fail.head or {}), "ran": str(Ran.MAYBE)})
+
     def error(self) -> MeshError:
         """Return a failure as the exception it would arrive as."""
         assert self.fail is not None

@@ -14,6 +14,7 @@ from bus_mesh.agent.node import Node, Setting
 from bus_mesh.agent.node import World as Outside
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.nats_bus import NatsBus
+from bus_mesh.clock import monotonic
 from bus_mesh.config import read_policy_dir
 from bus_mesh.identity.certificate import verify_chain
 from bus_mesh.identity.herald import Own
@@ -56,7 +57,7 @@ async def rogue(world: World, folder: Path) -> AsyncIterator[Path]:
     await bus.start()
     await bus.ready(5.0)
     apps = Apps({}, everything, os.getuid(), int, int, lambda token, pid: None)
-    outside = Outside(read_clocks, os.urandom, lambda n: 0, lambda: 0.5)
+    outside = Outside(read_clocks, monotonic, os.urandom, lambda n: 0, lambda: 0.5)
     node = Node(own, bus, apps, outside, Setting({}, 3600.0, None, os.getuid()), Metrics())
     node.enforce(read_policy_dir(world.folder / "policy"))
     await node.start()

@@ -80,8 +80,8 @@ class Stubborn(Gate):
         return Again(self.pause) if outcome.code and call.attempt < self.tries else None
 
 
-def failed() -> Outcome:
-    return Outcome.refusal(Unavailable("lost"), instance="i")
+def failed(ran: Ran = Ran.MAYBE) -> Outcome:
+    return Outcome.refusal(Unavailable("lost", ran=ran), instance="i")
 
 
 def answered() -> Outcome:
@@ -98,6 +98,7 @@ class MachineUnderTest(RuleBasedStateMachine):
         self.wheel: Wheel[Flight] = Wheel()
         self.driver = Driver(self.wheel, self.send, self.abandon, self.done)
         self.sent: dict[Flight, int] = {}
+        self.may_have_run: set[Flight] = set()
         self.ended: dict[Flight, Outcome] = {}
         self.flights: list[Flight] = []
         self.unsendable = False
@@ -110,7 +111,7 @@ class MachineUnderTest(RuleBasedStateMachine):
         assert flight not in self.sent, "sent while a try is under way"
         assert now < flight.deadline + 1e-6, "sent after its deadline"
         if self.unsendable:
-            return failed()
+            return failed(Ran.NO)
         self.sent[flight] = flight.attempt
         return None
 
@@ -119,6 +120,7 @@ class MachineUnderTest(RuleBasedStateMachine):
 
     def done(self, flight: Flight, outcome: Outcome, now: float) -> None:
         assert flight not in self.ended, "ended twice"
+        assert outcome.ran is not Ran.NO or flight not in self.may_have_run, "reported as not run, and it may have"
         self.ended[flight] = outcome
 
     @rule(ttl=st.sampled_from([0.03, 0.4, 5.0]))
@@ -128,11 +130,13 @@ class MachineUnderTest(RuleBasedStateMachine):
         self.driver.begin(flight, self.now)
 
     @precondition(lambda self: self.sent)
-    @rule(data=st.data(), good=st.booleans())
-    def answer(self, data: st.DataObject, good: bool) -> None:
+    @rule(data=st.data(), ran=st.sampled_from(Ran))
+    def answer(self, data: st.DataObject, ran: Ran) -> None:
         flight = data.draw(st.sampled_from(list(self.sent)))
         del self.sent[flight]
-        self.driver.answer(flight, answered() if good else failed(), self.now)
+        if ran is not Ran.NO:
+            self.may_have_run.add(flight)
+        self.driver.answer(flight, answered() if ran is Ran.YES else failed(ran), self.now)
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data())

@@ -106,6 +106,18 @@ async def test_a_call_that_no_agent_came_back_for_was_not_sent(socket: Path) -> 
     assert caught.value.ran == "no"
 
 
+async def test_a_call_that_an_agent_took_along_may_have_run_even_if_it_is_never_sent_again(socket: Path) -> None:
+    async with listening(socket, quiet()) as agent:
+        mesh = await Mesh.connect(app="web", socket=socket)
+        asked = asyncio.create_task(mesh.call("orders", "get", {}, timeout=0.3, idempotent=True))
+        await agent.next(Call)
+    with pytest.raises(AgentAway, match=r"orders\.get was not sent again: ") as caught:
+        await asked
+    await mesh.close()
+
+    assert caught.value.ran == "maybe"
+
+
 async def test_calls_in_flight_when_the_agent_dies_are_sent_again_only_if_idempotent(socket: Path) -> None:
     async with listening(socket, quiet()) as first:
         mesh = await Mesh.connect(app="web", socket=socket)
