@@ -119,16 +119,24 @@ class Hosting:
         """Answer those who ask for a service, from its first instance on."""
         if service not in self._finds:
             self._finds[service] = None
-            self._finds[service] = await self._bus.subscribe(self._subjects.find_of(service), self._watch.on_find)
+            found = await self._bus.subscribe(self._subjects.find_of(service), self._watch.on_find)
+            if self._serves(service):
+                self._finds[service] = found
+            else:  # its last instance left meanwhile
+                del self._finds[service]
+                await found.unsubscribe()
 
     def _forget(self, instance: Instance) -> None:
         """Drop an instance; with the last one of a service, the broker tells those who ask that nobody serves it."""
         self.instances.pop(instance.id, None)
-        if not any(other.service == instance.service for other in self.instances.values()):
+        if not self._serves(instance.service):
             found = self._finds.get(instance.service)
             if found is not None:
                 del self._finds[instance.service]
                 self._spawn(found.unsubscribe())
+
+    def _serves(self, service: str) -> bool:
+        return any(instance.service == service for instance in self.instances.values())
 
     async def _depart(self, instance: Instance) -> None:
         instance.state = "leaving"
