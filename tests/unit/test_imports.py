@@ -36,6 +36,7 @@ ARROWS = {
         "process",
         "protocol",
     },
+    "control": {"policy", "identity", "bus", "telemetry", "config", "clock", "protocol"},
     "testing": {"agent", "bus", "identity", "policy", "protocol", "telemetry", "clock"},
     "demo": {"bus_mesh_sdk"},
     "bus_mesh_sdk": {"protocol"},
