@@ -236,12 +236,6 @@ class _Packers(threading.local):
 def pack(value: Any) -> bytes:
     """Return `value` as MessagePack; Mismatch when it holds something that cannot travel."""
     try:
-        return _pack_plain(value)
-    except TypeError:
-        pass  # it holds something that MessagePack does not know by itself
-    except (OverflowError, ValueError, RecursionError):
-        pass  # said in our words below
-    try:
         return _packers.pack(value)
     except OverflowError:
         raise Mismatch("an int of more than 64 bits cannot travel: send it as str") from None
@@ -332,5 +326,3 @@ def _schema(shape: Shape) -> Any:
 
 
 _packers: Final = _Packers()
-# Without `default` no Python code runs while it packs, so that threads can share it.
-_pack_plain: Final[Callable[[Any], bytes]] = msgpack.Packer(autoreset=True).pack

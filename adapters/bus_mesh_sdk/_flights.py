@@ -211,7 +211,7 @@ class Flights:
         sent[number] = flight
         self._wheel.add(flight, flight.expires + GRACE, now)
         ttl_ms = min(ceil(left * 1000), MAX_TTL_MS)
-        half = len(sent) // 2  # two parts at least, to keep two processors busy
+        half = (len(sent) + 1) // 2  # two parts at least, to keep two processors busy
         way.turn.part = SMALL_PART if half < SMALL_PART else half if half < PART else PART
         way.write(encode((_CALL, number, flight.service, flight.method, ttl_ms, "", flight.head, flight.payload)))
 

@@ -1,9 +1,10 @@
 """Handlers, run side by side, without a task for each.
 
-A task costs more than all else that a short handler needs. Handlers that are begun in the same turn of the loop share
-one: it runs them one after the other, each in context variables of its own, until one waits; the rest then get another
-task. So a handler that waits has a task to itself, which is what `asyncio.current_task()`, timeouts and task groups
-need, and a bunch of handlers that never wait costs one task together.
+A task costs more than all else that a short handler needs. So handlers that are begun in the same turn of the loop
+share one, which runs them one after the other, each in context variables of its own. One that waits keeps the task, and
+those behind it get tasks of their own. A method whose handler waited last time gets a task of its own at once. So what
+`asyncio.current_task()`, timeouts and task groups need holds for every handler as long as it runs; but after a handler
+that never waited, its task may go on as another's.
 """
 
 import asyncio
@@ -17,48 +18,74 @@ from typing import Any, TypeAlias
 Work: TypeAlias = Coroutine[Any, Any, None]
 
 
+class Habit:
+    """Whether the handler of one method waited when it ran last."""
+
+    __slots__ = ("waits",)
+
+    def __init__(self) -> None:
+        self.waits = False
+
+
+Started: TypeAlias = deque[tuple[Work, Habit]]
+
+
 class Runner:
     """Runs coroutines, each in a copy of `variables`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, variables: Context) -> None:
         self._loop = loop
         self._variables = variables
-        self._ready: deque[Work] = deque()
-        self._coming = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready: Started = deque()
+        self._tasks: dict[asyncio.Task[None], Started] = {}
 
     def __repr__(self) -> str:
         return f"Runner(ready={len(self._ready)}, tasks={len(self._tasks)})"
 
-    def run(self, work: Work) -> None:
+    def run(self, work: Work, habit: Habit) -> None:
         """Begin `work` in the next turn of the loop."""
-        self._ready.append(work)
-        if not self._coming:
-            self._call_another()
+        if habit.waits:
+            self._begin(deque(((work, habit),)))
+            return
+        self._ready.append((work, habit))
+        if len(self._ready) == 1:
+            self._begin(self._ready)
 
-    def _call_another(self) -> None:
-        if self._ready and not self._coming:
-            self._coming = True
-            self._tasks.add(asyncio.Task(self._turn(), loop=self._loop, context=self._variables.copy()))
+    def _begin(self, started: Started) -> None:
+        task = asyncio.Task(self._turn(started), loop=self._loop, context=self._variables.copy())
+        self._tasks[task] = started
+        task.add_done_callback(self._ended)
 
-    async def _turn(self) -> None:
-        self._coming = False
-        task = asyncio.current_task(self._loop)
+    async def _turn(self, started: Started) -> None:
+        if started is self._ready:
+            self._ready = deque()
+        task, copy = asyncio.current_task(self._loop), self._variables.copy
         assert task is not None
-        ready, copy = self._ready, self._variables.copy
-        try:
-            # A task that somebody has cancelled, for good reason or not, is used for nothing else.
-            while ready and not task.cancelling():
-                work, enter = ready.popleft(), copy().run
-                try:
-                    waited = enter(work.send, None)
-                except StopIteration:
-                    continue
-                self._call_another()
-                await _rest(work, enter, waited)
-        finally:
-            self._tasks.discard(task)
-            self._call_another()
+        # A task that somebody has cancelled, for good reason or not, is used for nothing else.
+        while started and not task.cancelling():
+            (work, habit), enter = started.popleft(), copy().run
+            try:
+                waited = enter(work.send, None)
+            except StopIteration:
+                habit.waits = False
+                continue
+            habit.waits = True
+            self._part(started)
+            await _rest(work, enter, waited)
+            return
+
+    def _part(self, started: Started) -> None:
+        """Give what has not begun tasks of its own."""
+        while started:
+            self._begin(deque((started.popleft(),)))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        started = self._tasks.pop(task)
+        if started is self._ready:  # cancelled before its first step
+            self._ready = deque()
+        self._part(started)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._loop.call_exception_handler({"message": "a handler's task failed", "exception": error, "task": task})
 
 
 @coroutine

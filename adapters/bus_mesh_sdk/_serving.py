@@ -32,7 +32,7 @@ from bus_mesh_sdk._codec import Codec
 from bus_mesh_sdk._connection import Connection
 from bus_mesh_sdk._context import NOTHING, Context, answering, asked
 from bus_mesh_sdk._failure import failure, refusal
-from bus_mesh_sdk._runner import Runner
+from bus_mesh_sdk._runner import Habit, Runner
 from bus_mesh_sdk._service import Contract, Service, is_blocking
 
 RETRY_AFTER: Final = 0.1
@@ -125,7 +125,7 @@ class Serving:
         self.withdrawn: asyncio.Future[None] = loop.create_future()
         """Done once no further call will come."""
         self._handlers = {
-            name: (handler, contract.methods[name].codec, is_blocking(handler))
+            name: (handler, contract.methods[name].codec, is_blocking(handler), Habit())
             for name, handler in contract.handlers(implementation).items()
         }
         self._take_back = take_back
@@ -241,11 +241,10 @@ class Serving:
     def _start(self, call: Inbound) -> None:
         call.running = True
         self._running.add(call)
-        self._runner.run(self._run(call))
+        self._runner.run(self._run(call), self._handlers[call.method][3])
 
     async def _run(self, call: Inbound) -> None:
-        handler, codec, blocks = self._handlers[call.method]
-        call.task = asyncio.current_task()
+        handler, codec, blocks, _ = self._handlers[call.method]
         answering.set(call)
         try:
             # Checked here, not before: the loop may have been busy since, and a late call must never run.
@@ -253,7 +252,9 @@ class Serving:
                 call.late(0.0)
             if call.why is not None:
                 raise call.why
+            call.task = asyncio.current_task()
             arguments = codec.arguments(call.payload)
+            call.payload = b""  # what a handler starts may hold on to the call for long
             call.began = not blocks
             answer = self._reply(call, codec, await handler(**arguments))
         except BaseException as error:
@@ -276,6 +277,7 @@ class Serving:
         return failure(call.number, error, codec.label, call.instance, ran)
 
     def _answer(self, call: Inbound, answer: bytes) -> None:
+        call.task = None
         self._running.discard(call)
         self._wheel.remove(call)
         if call.connection.inbound.pop(call.number, None) is not None:

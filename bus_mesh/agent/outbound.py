@@ -95,7 +95,9 @@ class Outbound:
         self._usual = usual
         self._tried = tried
         self._most = most_per_session
+        self._compiled: dict[tuple[str, str], Route] = {}
         self._routes: dict[tuple[str, str, str], Route] = {}
+        """The same, by the apps that were found fit to call."""
         self._tries = 0
         self._leaving = False
         outbox.stalled = self._stalled
@@ -104,8 +106,8 @@ class Outbound:
         return f"Outbound(awaiting={len(self.awaiting)}, routes={len(self._routes)})"
 
     def recompile(self) -> None:
-        """Take up a newer policy, certificate or state: calls under way keep the path they are on."""
-        self._routes = {}
+        """Take up a newer policy or certificate: calls under way keep the path they are on."""
+        self._compiled, self._routes = {}, {}
 
     def leave(self) -> None:
         """Take no new call from now on, but those that answers need which are still to be given."""
@@ -276,9 +278,11 @@ class Outbound:
         if error is not None:
             session.write(_fail(number, error))
             return None
-        if len(self._routes) >= _MOST_ROUTES:
-            self._routes = {}
-        route = self._compile(service, method)
+        if len(self._routes) >= _MOST_ROUTES or len(self._compiled) >= _MOST_ROUTES:
+            self.recompile()
+        route = self._compiled.get((service, method))
+        if route is None:
+            route = self._compiled[service, method] = self._compile(service, method)
         if not self._leaving:
             self._routes[session.app, service, method] = route
         return route

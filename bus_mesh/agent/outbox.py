@@ -54,9 +54,17 @@ class _Letter:
         self.frames: list[bytes] = []
         self.flights: list[Flight] = []
 
+    def drop_ended(self) -> None:
+        """Take out the calls that nobody waits for any more."""
+        if self.flights:
+            left = [(frame, flight) for frame, flight in zip(self.frames, self.flights, strict=True) if flight.held]
+            self.frames, self.flights = [frame for frame, _ in left], [flight for _, flight in left]
+
     def parts(self, largest: int) -> Iterator[tuple[list[bytes], list[Flight]]]:
         """Deal the frames out: to as many envelopes as there are instances, and none over its limits."""
         frames, flights = self.frames, self.flights
+        if not frames:
+            return
         deal = -(-len(frames) // self.most) if self.service_method else MOST_FRAMES
         step, start, size = min(deal, MOST_FRAMES), 0, 0
         if len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest:
@@ -104,7 +112,7 @@ class Outbox:
 
     def to_group(self, view: View[Peer], flight: Flight, frame: bytes) -> None:
         """Send a call to the queue group of its service."""
-        key = flight.path  # one for each method, and quicker to look up than its two names
+        key = flight.path  # one for each method under one policy, and quicker to look up than two names
         letter = self._letters.get(key)
         if letter is None:
             method = (flight.service, flight.method)
@@ -152,22 +160,25 @@ class Outbox:
 
     def over(self, sent: Sent) -> None:
         """Forget an envelope of which every call has ended or moved on."""
-        del self.sent[sent.counter]
+        if self.sent.get(sent.counter) is sent:
+            del self.sent[sent.counter]
         self._keyring.release(sent.hold)
 
     def _flush(self, _: list[_Letter]) -> None:
         """Seal and publish everything gathered."""
         letters, self._letters = self._letters, {}
+        given_up, self._given_up = self._given_up, False
         now = self._clock()
         largest = self._bus.max_payload // 4
         for letter in letters.values():
             subject = self._subject(letter)
+            if given_up:  # calls that ended in the very turn in which they came
+                letter.drop_ended()
             if len(letter.frames) == 1:
                 self._post(letter, subject, letter.frames, letter.flights, now)
                 continue
             for frames, flights in letter.parts(largest):
                 self._post(letter, subject, frames, flights, now)
-        self._given_up = False
         self._bus.flush()
 
     def _new(self, key: object, letter: _Letter) -> _Letter:
@@ -183,11 +194,6 @@ class Outbox:
         if letter.kind is EnvelopeKind.ANSWERS:
             self._post_answers(letter, subject, frames, now)
             return
-        if self._given_up:  # in the very turn in which they came
-            left = [(frame, flight) for frame, flight in zip(frames, flights, strict=True) if flight.held]
-            frames, flights = [frame for frame, _ in left], [flight for _, flight in left]
-            if not flights:
-                return
         try:
             data, counter = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
         except Untrusted as error:

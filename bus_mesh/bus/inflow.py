@@ -40,25 +40,28 @@ class Inflow(asyncio.Protocol):
     def __init__(self, behind: asyncio.Protocol, sinks: Mapping[int, Taking]) -> None:
         self._behind = behind
         self._sinks = sinks
-        self._held = b""
+        self._held: list[bytes] = []
+        self._size = 0
         self._missing = 0
 
     def __repr__(self) -> str:
-        return f"Inflow(held={len(self._held)}, sinks={len(self._sinks)})"
+        return f"Inflow(held={sum(map(len, self._held))}, sinks={len(self._sinks)})"
 
     def data_received(self, data: bytes) -> None:
         """Take apart what came; what is cut waits for the rest."""
         if self._held:
-            data = self._held + data
-            self._held = b""
-            if len(data) < self._missing:
-                self._held = data
+            self._held.append(data)
+            self._size += len(data)
+            if self._size < self._missing:
                 return
+            data = b"".join(self._held)
+            self._held.clear()
         at, end = 0, len(data)
         while at < end:
             stop = self._one(data, at, end)
             if not stop:
-                self._held = data[at:]
+                self._held.append(data[at:])
+                self._size = end - at
                 return
             at = stop
 
@@ -73,7 +76,7 @@ class Inflow(asyncio.Protocol):
         plain = data.startswith(_MSG, at)
         if not plain and not data.startswith(_HMSG, at):
             return self._leave(data, at, line + 2)
-        words = data[at:line].split()
+        words = data[at:line].split(b" ")  # the broker parts them so; other blanks may stand in a subject
         try:
             body, size, number = line + 2, int(words[-1]), int(words[2])
             start = body if plain else body + int(words[-2])

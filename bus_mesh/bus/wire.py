@@ -1,7 +1,7 @@
 """What a bus writes to its broker by itself: publishes, gathered and written once.
 
 nats-py hands each publish to a task of its own, which writes a loop turn later; on the path of a call that turn is a
-tenth of the way. Its reader, its handshake and its subscriptions stay as they are.
+tenth of the way. Its handshake and its subscriptions stay as they are; what comes goes by `inflow.py`.
 """
 
 import asyncio

@@ -68,10 +68,14 @@ class Epochs:
         return stepped or now.boottime_us - self.current.made_us >= self._rotate_us
 
     def rotate(self, now: Now) -> None:
-        """Put a new key in use and retire the old one."""
+        """Put a new key in use and retire the old one.
+
+        Counting goes on: a counter names one envelope of this process, whichever key it was sealed under.
+        """
         self.previous = self.current
         self.current.retired_us = now.boottime_us
         self.current = self._make(now)
+        self.current.counter = self.previous.counter
 
     def sweep(self, now: Now) -> list[bytes]:
         """Forget retired keys that nothing hangs on any more; return their ids."""

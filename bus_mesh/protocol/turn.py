@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 PART: Final = 128
-"""Frames that leave together before the turn is over; half of what a caller has under way, if that is less."""
+"""Frames that leave together before the turn is over; at a caller half of what is under way, if that is less."""
 SMALL_PART: Final = 32
-"""What a caller cuts no smaller: each part costs as much as a dozen frames."""
+"""A caller cuts its bunches no smaller: each costs as much as a dozen frames."""
 
 T = TypeVar("T")
 
@@ -39,12 +39,12 @@ class Turn(Generic[T]):
     def add(self, item: T) -> None:
         """Gather one more."""
         self._items.append(item)
-        self._count = count = self._count + 1
-        if count == 1:
+        self._count += 1
+        if self._count == 1:
             self._soon(self._over)
             if self._alone:
                 self.leave()
-        elif not count % self.part:
+        elif len(self._items) >= self.part:
             self.leave()
 
     def leave(self) -> None:

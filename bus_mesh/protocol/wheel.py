@@ -38,7 +38,8 @@ T = TypeVar("T", bound=Timed)
 class Wheel(Generic[T]):
     """Things by the time at which they are due.
 
-    Whoever turns it calls `due` at the time that `next_due` names, and `earlier(at)` tells when that must be sooner.
+    Whoever turns it asks `next_due` after each turn and calls `due` at that time; `earlier(at)` tells when it must be
+    sooner.
     """
 
     __slots__ = ("_earlier", "_look_at", "_order", "_slots", "_turn_at", "_young")
@@ -90,7 +91,8 @@ class Wheel(Generic[T]):
         while order and not self._slots[order[0]]:
             del self._slots[heappop(order)]
         first = order[0] * GRAIN if order else _NEVER
-        at = min(first, self._look_at) if self._young else first
+        # Whoever asks turns it then; so what comes sooner, and only that, is told of.
+        self._turn_at = at = min(first, self._look_at) if self._young else first
         return None if at == _NEVER else at
 
     def due(self, now: float) -> list[T]:
@@ -103,8 +105,7 @@ class Wheel(Generic[T]):
             found += slotted
             for thing in slotted:
                 thing.slot = OFF
-        at = self.next_due()
-        self._turn_at = _NEVER if at is None else at
+        self.next_due()
         return found
 
     def _look(self, found: list[T], now: float) -> None:

@@ -4,10 +4,11 @@ import hashlib
 from typing import Any
 
 import pytest
-from path_world import App, Caller, Message, Serving
+from path_world import App, Caller, Message, Serving, at
 
 from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.balance import FIND_PATIENCE
+from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.retry import TRIES
 from bus_mesh.protocol.errors import Ran
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Refused, Reply
@@ -377,3 +378,51 @@ def test_odd_words_in_an_answer_s_head_do_no_harm(one: Serving, app: App) -> Non
         caller.answered(one, Reply(2, call.id, head, b"ok"))
 
     assert [frame.head for frame in app.told] == [None] * 4
+
+
+def test_apps_that_call_the_same_method_share_its_envelope_and_its_round_robin(one: Serving, two: Serving) -> None:
+    grouped, web, cart = Caller(one), App("web"), App("cart")
+    for app in (web, cart):
+        grouped.call(app, 1)
+    first = grouped.turn()
+    for number in (2, 3):
+        for app in (web, cart):
+            grouped.call(app, number)
+    assert (len(first), len(grouped.turn())) == (2, 1), "the first leaves at once; of the rest all leave together"
+
+    caller = Caller(one, two, picker=Picker.round_robin())
+    for number in range(2):
+        for app in (web, cart):
+            caller.call(app, 10 + number)
+    asked = [message.subject for message in caller.turn()]
+    assert (asked.count(one.inbox), asked.count(two.inbox)) == (2, 1)
+
+
+def test_while_its_agent_leaves_a_serving_app_still_calls_by_turns(one: Serving, two: Serving, app: App) -> None:
+    pickers: list[Picker] = []
+    caller = Caller(one, two, picker=Picker.round_robin())
+    compiled = caller.outbound._compile
+    caller.outbound._compile = lambda service, method: pickers.append(Picker.round_robin()) or compiled(service, method)
+    caller.outbound.leave()
+    app.serving[1] = Flight(Path(), None, 1, "web", "m", "x", None, b"", 0.0, 1.0)
+    for number in range(6):
+        caller.call(app, number)
+
+    assert len(pickers) == 1, "compiled once: a new picker for each call would choose the first instance for ever"
+
+
+def test_calls_of_two_epochs_keep_their_envelopes_apart(one: Serving, app: App) -> None:
+    caller = Caller(one)
+    caller.call(app, 1)
+    (before,) = calls(one, caller.turn())
+    caller.keyring.rotate(at(0))
+    one.keyring.accept(caller.keyring.announcement, at(0))
+    caller.call(app, 2)
+    (after,) = calls(one, caller.turn())
+    counters = list(caller.outbox.sent)
+    for call in (after, before):
+        caller.answered(one, Reply(2, call.id, None, b"result"))
+
+    assert len(set(counters)) == 2
+    assert [reply.id for reply in app.told if isinstance(reply, Reply)] == [2, 1]
+    assert caller.outbox.sent == {}

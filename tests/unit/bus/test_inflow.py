@@ -85,6 +85,15 @@ def test_a_subject_that_is_not_ascii_is_dropped_and_the_next_message_comes() -> 
     assert [took[3] for took in rig.took] == [b"y"]
 
 
+def test_a_subject_with_other_blanks_smuggles_nothing_in() -> None:
+    rig = Rig()
+    inner = b"MSG none.5 2 0\r\n\r\n"
+    for subject in (b"find.a\x0bb", b"find.a\x0b1", b"find.a\x0c2 "):
+        rig.inflow.data_received(b"MSG %s 1 %d\r\n%s\r\n" % (subject.strip(b" "), len(inner), inner))
+
+    assert [(took[0], took[3]) for took in rig.took] == [(1, inner)] * 3
+
+
 @pytest.mark.parametrize(
     "line", [b"MSG a 1 -9", b"MSG a 1 99999999999", b"HMSG a 1 -2 5", b"HMSG a 1 9 5", b"MSG a 1 x"]
 )

@@ -9,7 +9,7 @@ from bus_mesh.protocol import errors
 from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Code, Draining, MeshError, Ran, ResourceExhausted
 from bus_mesh.protocol.frames import Fail
-from bus_mesh.protocol.turn import PART, Turn
+from bus_mesh.protocol.turn import PART, SMALL_PART, Turn
 
 
 class OutOfStock(MeshError, code=Code.FAILED_PRECONDITION, reason="TEST_SOLD_OUT"):
@@ -131,3 +131,30 @@ def test_a_long_turn_leaves_in_parts() -> None:
     writer.end_of_turn()
 
     assert writer.left == [PART, PART, 3]
+
+
+@pytest.mark.parametrize("under_way", [0, 1, 40, 128, 300])
+def test_a_burst_of_a_caller_is_cut_into_few_parts_and_none_but_the_ends_is_small(under_way: int) -> None:
+    writer = Writer()
+    for number in range(1, 257):
+        writer.turn.part = min(PART, max(SMALL_PART, (under_way + number + 1) // 2))
+        writer.write(1)
+    writer.end_of_turn()
+
+    assert sum(writer.left) == 256
+    assert all(part >= SMALL_PART for part in writer.left[1:-1])
+
+
+@pytest.mark.parametrize("at_once", [64, 100, 128, 256])
+def test_a_bunch_that_comes_back_leaves_as_one_again(at_once: int) -> None:
+    writer = Writer()
+    writer.write(2)
+    writer.end_of_turn()
+    writer.left.clear()
+    bunch = at_once // 2
+    for number in range(1, bunch + 1):
+        writer.turn.part = min(PART, max(SMALL_PART, (at_once - bunch + number + 1) // 2))
+        writer.write(1)
+    writer.end_of_turn()
+
+    assert writer.left == [bunch]

@@ -1,5 +1,7 @@
 """The wheel of deadlines against what it promises: everything once, never early, a grain late at most."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,3 +100,89 @@ def test_removing_what_was_reported_is_harmless() -> None:
     assert wheel.due(2 * GRAIN) == [thing]
     wheel.remove(thing)
     assert len(wheel) == 0
+
+
+class Loop:
+    """Turns a wheel as its owners do: one timer, armed when told to, and after each turn at what `next_due` says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.rings: float | None = None
+        self.wheel: Wheel[Thing] = Wheel(self.arm)
+        self.on_due: dict[Thing, Callable[[], None]] = {}
+        self.reported: dict[Thing, float] = {}
+
+    def arm(self, at: float) -> None:
+        self.rings = at
+
+    def run(self, until: float) -> None:
+        while self.rings is not None and self.rings <= until:
+            self.now, self.rings = max(self.now, self.rings), None
+            for thing in self.wheel.due(self.now):
+                self.reported[thing] = self.now
+                self.on_due.pop(thing, lambda: None)()
+            if (at := self.wheel.next_due()) is not None:
+                self.arm(at)
+        self.now = until
+
+
+def test_what_comes_and_goes_while_the_wheel_is_turned_does_not_put_it_to_sleep() -> None:
+    loop, far, first, brief, later = Loop(), Thing(), Thing(), Thing(), Thing()
+    loop.wheel.add(far, 600.0, 0.0)
+    loop.wheel.add(first, 2.0, 0.0)
+
+    def come_and_go() -> None:
+        loop.wheel.add(brief, loop.now + 0.03, loop.now)
+        loop.wheel.remove(brief)
+
+    loop.on_due[first] = come_and_go
+    loop.run(2.5)
+    loop.wheel.add(later, 3.5, 2.5)
+    loop.run(10.0)
+
+    assert loop.reported[later] <= 3.5 + GRAIN + 1e-9
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "add when due", "remove when due"]),
+            st.integers(0, 5),
+            st.integers(0, 5),
+            st.sampled_from([0.0, 0.004, 0.03, 0.06, 0.3, 9.0]),
+            st.sampled_from([0.0, 0.0, 0.01, 0.07, 1.0]),
+        ),
+        max_size=40,
+    )
+)
+def test_a_timer_armed_only_when_told_reports_everything_in_time(
+    steps: list[tuple[str, int, int, float, float]],
+) -> None:
+    loop, things = Loop(), [Thing() for _ in range(6)]
+    wanted: dict[Thing, float] = {}
+
+    def add(thing: Thing, seconds: float) -> None:
+        wanted[thing] = loop.now + seconds
+        loop.wheel.add(thing, loop.now + seconds, loop.now)
+
+    def remove(thing: Thing) -> None:
+        wanted.pop(thing, None)
+        loop.wheel.remove(thing)
+
+    def check() -> None:
+        for thing, at in list(loop.reported.items()):
+            if wanted.get(thing, at + 1) <= at:
+                del wanted[thing]
+        assert all(due > loop.now - 2 * GRAIN - 1e-9 for due in wanted.values())
+
+    for what, which, other, seconds, passes in steps:
+        if what == "add":
+            add(things[which], seconds)
+        elif what == "remove":
+            remove(things[which])
+        elif what == "add when due":
+            loop.on_due[things[which]] = lambda thing=things[other], s=seconds: add(thing, s)  # type: ignore[misc]
+        else:
+            loop.on_due[things[which]] = lambda thing=things[other]: remove(thing)  # type: ignore[misc]
+        loop.run(loop.now + passes)
+        check()

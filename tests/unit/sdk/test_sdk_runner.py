@@ -5,14 +5,28 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 
 import pytest
-from bus_mesh_sdk._runner import Runner
+from bus_mesh_sdk._runner import Habit, Runner, Work
 
 SAID: ContextVar[str] = ContextVar("said", default="nothing")
 
 
+class Handlers:
+    """A runner, and the habit of the one method whose handlers it runs here."""
+
+    def __init__(self) -> None:
+        self.runner = Runner(asyncio.get_running_loop(), copy_context())
+        self.habit = Habit()
+
+    def __repr__(self) -> str:
+        return repr(self.runner)
+
+    def run(self, work: Work) -> None:
+        self.runner.run(work, self.habit)
+
+
 @pytest.fixture
-async def runner() -> Runner:
-    return Runner(asyncio.get_running_loop(), copy_context())
+async def runner() -> Handlers:
+    return Handlers()
 
 
 async def until(done: Callable[[], bool]) -> None:
@@ -21,7 +35,7 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_those_that_never_wait_share_one_task(runner: Runner) -> None:
+async def test_those_that_never_wait_share_one_task(runner: Handlers) -> None:
     tasks: list[asyncio.Task[object] | None] = []
 
     async def work() -> None:
@@ -34,7 +48,7 @@ async def test_those_that_never_wait_share_one_task(runner: Runner) -> None:
     assert len(set(tasks)) == 1
 
 
-async def test_they_run_in_the_order_in_which_they_came(runner: Runner) -> None:
+async def test_they_run_in_the_order_in_which_they_came(runner: Handlers) -> None:
     order: list[int] = []
 
     async def work(number: int) -> None:
@@ -49,7 +63,7 @@ async def test_they_run_in_the_order_in_which_they_came(runner: Runner) -> None:
     assert order == list(range(9))
 
 
-async def test_one_that_waits_holds_nobody_up_and_has_its_task_to_itself(runner: Runner) -> None:
+async def test_one_that_waits_holds_nobody_up_and_has_its_task_to_itself(runner: Handlers) -> None:
     go, tasks = asyncio.Event(), dict[str, asyncio.Task[object] | None]()
 
     async def waits() -> None:
@@ -70,7 +84,7 @@ async def test_one_that_waits_holds_nobody_up_and_has_its_task_to_itself(runner:
     assert tasks["after"] is tasks["before"]
 
 
-async def test_what_one_sets_the_next_does_not_see(runner: Runner) -> None:
+async def test_what_one_sets_the_next_does_not_see(runner: Handlers) -> None:
     seen: list[str] = []
 
     async def work(mine: str) -> None:
@@ -86,7 +100,7 @@ async def test_what_one_sets_the_next_does_not_see(runner: Runner) -> None:
     assert sorted(seen) == ["a", "b", "nothing", "nothing"]
 
 
-async def test_a_timeout_inside_ends_only_its_own(runner: Runner) -> None:
+async def test_a_timeout_inside_ends_only_its_own(runner: Handlers) -> None:
     ended: list[str] = []
 
     async def slow() -> None:
@@ -108,7 +122,7 @@ async def test_a_timeout_inside_ends_only_its_own(runner: Runner) -> None:
     assert ended == ["quick"] * 3 + ["timed out"]
 
 
-async def test_a_task_group_inside_works_and_its_failure_comes_out_there(runner: Runner) -> None:
+async def test_a_task_group_inside_works_and_its_failure_comes_out_there(runner: Handlers) -> None:
     caught: list[BaseException] = []
 
     async def fails() -> None:
@@ -128,7 +142,7 @@ async def test_a_task_group_inside_works_and_its_failure_comes_out_there(runner:
     assert isinstance(caught[0], LookupError)
 
 
-async def test_cancelling_one_reaches_only_it_even_when_it_never_waits(runner: Runner) -> None:
+async def test_cancelling_one_reaches_only_it_even_when_it_never_waits(runner: Handlers) -> None:
     ended: list[str] = []
 
     async def cancels_itself() -> None:
@@ -151,7 +165,7 @@ async def test_cancelling_one_reaches_only_it_even_when_it_never_waits(runner: R
     assert ended == ["itself", "whole"]
 
 
-async def test_one_that_swallows_a_cancellation_goes_on(runner: Runner) -> None:
+async def test_one_that_swallows_a_cancellation_goes_on(runner: Handlers) -> None:
     ended: list[str] = []
     tasks: list[asyncio.Task[object] | None] = []
 
@@ -172,7 +186,7 @@ async def test_one_that_swallows_a_cancellation_goes_on(runner: Runner) -> None:
     assert ended == ["stubborn"]
 
 
-async def test_nothing_is_left_once_all_have_ended(runner: Runner) -> None:
+async def test_nothing_is_left_once_all_have_ended(runner: Handlers) -> None:
     ended: list[int] = []
 
     async def work(number: int) -> None:
@@ -185,3 +199,72 @@ async def test_nothing_is_left_once_all_have_ended(runner: Runner) -> None:
     await asyncio.sleep(0)
 
     assert repr(runner) == "Runner(ready=0, tasks=0)"
+
+
+async def test_however_many_wait_they_begin_together(runner: Handlers) -> None:
+    go, begun, turns = asyncio.Event(), list[int](), 0
+
+    async def waits() -> None:
+        begun.append(turns)
+        await go.wait()
+
+    for _ in range(2):
+        begun.clear()
+        go.clear()
+        turns = 0
+        for _ in range(100):
+            runner.run(waits())
+        while len(begun) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        go.set()
+
+        assert max(begun) <= 2
+
+
+async def test_a_task_in_which_something_waited_is_used_for_nothing_else(runner: Handlers) -> None:
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def waits() -> None:
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    for _ in range(3):
+        for _ in range(4):
+            runner.run(waits())
+        await asyncio.sleep(0.01)
+
+    assert len(set(tasks)) == 12
+
+
+async def test_a_method_that_no_longer_waits_shares_a_task_again(runner: Handlers) -> None:
+    runner.habit.waits = True
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def quick() -> None:
+        tasks.append(asyncio.current_task())
+
+    runner.run(quick())
+    await until(lambda: len(tasks) == 1)
+    for _ in range(3):
+        runner.run(quick())
+    await until(lambda: len(tasks) == 4)
+
+    assert len(set(tasks[1:])) == 1
+
+
+async def test_what_cancels_every_task_before_its_first_step_stops_nothing_for_good(runner: Handlers) -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        ended.append(number)
+
+    runner.run(work(1))
+    runner.run(work(2))
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await until(lambda: len(ended) == 2)
+    runner.run(work(3))
+    await until(lambda: len(ended) == 3)
+
+    assert ended == [1, 2, 3]
