@@ -21,7 +21,8 @@ class ServicePolicy:
         traffic = document.traffic
         self.name = document.name
         self.document = document
-        self.balance = traffic.balance
+        # A hash is refused before it comes here: no agent enforces it yet.
+        self.balance = traffic.balance if isinstance(traffic.balance, Balance) else Balance.QUEUE
         # The nearer word holds: a slow service may raise the cap that the mesh gives to all others.
         self.longest = traffic.longest_timeout or mesh.traffic.longest_timeout or CALL_LONGEST
         self.timeout_of_service = traffic.timeout

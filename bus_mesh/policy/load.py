@@ -1,14 +1,16 @@
 """From text to policy documents: everything wrong in a file is told at once, each with its line."""
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from bus_mesh.policy.models import Kind, Mesh, Service
-from bus_mesh.policy.problems import DocumentError, Problem, explain, suggest
-from bus_mesh.policy.yaml_lines import Read, YamlError, read
+from bus_mesh.policy.problems import REMOVE, DocumentError, Problem, dotted, explain, model_at, suggest
+from bus_mesh.policy.traffic import Document
+from bus_mesh.policy.yaml_lines import Read, Spot, YamlError, read
 
-__all__ = ["PolicyError", "parse"]
+__all__ = ["PolicyError", "parse", "unenforced"]
 
 _KINDS: Final[dict[str, type[Service] | type[Mesh]]] = {"Service": Service, "Mesh": Mesh}
 
@@ -17,8 +19,11 @@ class PolicyError(DocumentError):
     """These policy documents cannot be taken; `problems` says why and where."""
 
 
-def parse(text: str, source: str) -> list[Service | Mesh]:
-    """Return the documents of a YAML text, in order; `source` is what errors call the file. Raise PolicyError."""
+def parse(text: str, source: str, *, whole: bool = False) -> list[Service | Mesh]:
+    """Return the documents of a YAML text, in order; `source` is what errors call the file. Raise PolicyError.
+
+    What is known and not enforced by this version is refused too, unless the `whole` of the language is asked for.
+    """
     try:
         parts = read(text)
     except YamlError as error:
@@ -26,7 +31,7 @@ def parse(text: str, source: str) -> list[Service | Mesh]:
     documents: list[Service | Mesh] = []
     problems: list[Problem] = []
     for part in parts:
-        taken = _document(part, source)
+        taken = _document(part, source, whole)
         if isinstance(taken, Kind):
             documents.append(taken)
         else:
@@ -36,7 +41,7 @@ def parse(text: str, source: str) -> list[Service | Mesh]:
     return documents
 
 
-def _document(part: Read, source: str) -> Service | Mesh | list[Problem]:
+def _document(part: Read, source: str, whole: bool) -> Service | Mesh | list[Problem]:
     value, line = part.value, part.spot.line
     if value is None:  # nothing between two `---`
         return []
@@ -47,9 +52,40 @@ def _document(part: Read, source: str) -> Service | Mesh | list[Problem]:
     if model is None:
         said = "is missing" if kind is None else f"no document is of kind {str(kind)[:60]!r}"
         return [Problem(source, part.spot.at(["kind"]).line, "kind", said, suggest(str(kind), _KINDS))]
+    later = [] if whole else unenforced(value, model, part.spot, source)
     try:
         document = model.model_validate(value)
     except ValidationError as error:
-        return explain(error, model, part.spot, source)
+        wrong = explain(error, model, part.spot, source)
+        return sorted([*wrong, *later], key=lambda problem: problem.line)
+    if later:
+        return later
     document._place = f"{source}:{line}"
     return document
+
+
+def unenforced(value: object, model: type[Document], spot: Spot, source: str) -> list[Problem]:
+    """Return a problem for each key of a document that this version knows and does not enforce."""
+    found = []
+    for where, holder, written in _parts(value, model, ()):
+        for key, what in holder.later(written).items():
+            path = (*where, key)
+            message = f"{what} documented, but not yet enforced by this version"
+            found.append(Problem(source, spot.at(path).line, dotted(path), message, REMOVE))
+    return sorted(found, key=lambda problem: problem.line)
+
+
+def _parts(
+    value: object, model: type[Document], where: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], type[Document], dict[str, Any]]]:
+    """Yield each mapping of a document for which there is a model, with its path and that model."""
+    if not isinstance(value, dict):
+        return
+    yield where, model, value
+    for key, inner in value.items():
+        if (kind := model_at(model, [key])) is not None and issubclass(kind, Document):
+            yield from _parts(inner, kind, (*where, key))
+        elif isinstance(inner, dict):
+            for name, item in inner.items():
+                if (kind := model_at(model, [key, name])) is not None and issubclass(kind, Document):
+                    yield from _parts(item, kind, (*where, key, name))

@@ -1,6 +1,7 @@
-"""The documents people write, exactly as far as this version enforces them.
+"""The documents people write.
 
-A key that the documentation describes but nothing enforces yet is refused (`LATER`), so that what is accepted holds.
+All of it is read and checked here. What this version does not enforce (`LATER`) an agent refuses, so that what is
+accepted holds; the parts of `traffic` are in `traffic.py`.
 
     kind: Service                          kind: Mesh
     name: orders                           access: {default: deny}
@@ -15,12 +16,27 @@ A key that the documentation describes but nothing enforces yet is refused (`LAT
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from bus_mesh.policy.problems import refuse
-from bus_mesh.policy.units import Timeout, show_seconds
+from bus_mesh.policy.traffic import (
+    Balance,
+    BreakerPart,
+    Budget,
+    Document,
+    Envelope,
+    Fault,
+    Hash,
+    LimitPart,
+    Locality,
+    Mirror,
+    Rate,
+    RetryPart,
+    Split,
+)
+from bus_mesh.policy.units import Duration, Timeout, show_seconds
 from bus_mesh.protocol import names
 
 __all__ = [
@@ -77,12 +93,6 @@ def _methods(text: str) -> str:
     return text
 
 
-def _balance(written: object) -> object:
-    if isinstance(written, dict) and "hash" in written:
-        raise refuse("hash is documented, but not yet enforced by this version", "queue needs no key")
-    return written
-
-
 ServiceName = Annotated[str, AfterValidator(_service)]
 Name = Annotated[str, AfterValidator(_name)]
 MethodName = Annotated[str, AfterValidator(_method)]
@@ -90,28 +100,11 @@ CallerPattern = Annotated[str, AfterValidator(_callers)]
 MethodPattern = Annotated[str, AfterValidator(_methods)]
 
 
-class Document(BaseModel):
-    """A part of what people write: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    """Keys that are documented and that this version does not enforce."""
-
-
 class Mode(StrEnum):
     """Whether a refusal is carried out, or only reported."""
 
     ENFORCE = "enforce"
     AUDIT = "audit"
-
-
-class Balance(StrEnum):
-    """Who chooses the instance of a call: the broker's queue group, or the caller's agent."""
-
-    QUEUE = "queue"
-    ROUND_ROBIN = "round_robin"
-    RANDOM = "random"
-    LEAST_REQUEST = "least_request"
 
 
 class Rule(Document):
@@ -142,27 +135,77 @@ class Access(Document):
         return self
 
 
-class Traffic(Document):
+class Health(Document):
+    """How often an instance is asked whether it is well, and after how many failures it is not."""
+
+    interval: Duration = 5.0
+    timeout: Timeout = 1.0
+    failures: int = Field(default=3, ge=1, le=100)
+
+
+class Tap(Document):
+    """What those who watch live calls may see."""
+
+    payload: bool = False
+
+
+class Events(Document):
+    """Topics that may be published or subscribed to, exact or with one trailing `*`."""
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+
+class Certificates(Document):
+    """How long the certificates of nodes live."""
+
+    life: Duration = 86400.0
+
+
+class _Ways(Document):
+    """What a service and a method of it may both say of their calls."""
+
+    timeout: Timeout | None = None
+    """Seconds for a call that says nothing itself; None leaves it to the contract, and then to 5 s."""
+    retry: RetryPart | None = None
+    breaker: BreakerPart | None = None
+    limit: LimitPart | None = None
+    rate: tuple[Rate, ...] | None = None
+    fault: Fault | None = None
+    mirror: Mirror | None = None
+    balance: Balance | Hash | None = None
+
+    @classmethod
+    def later(cls, written: Mapping[str, Any]) -> dict[str, str]:
+        """Return what of `written` is not enforced, each key with what it says."""
+        told = super().later(written)
+        if isinstance(written.get("balance"), dict) and "balance" not in told:
+            told["balance"] = "hash is"
+        return told
+
+
+class Traffic(_Ways):
     """How calls to a service travel."""
 
     LATER = frozenset(("retry", "budget", "breaker", "limit", "rate", "locality", "split", "fault", "mirror"))
 
-    timeout: Timeout | None = None
-    """Seconds for a call that says nothing itself; None leaves it to the contract, and then to 5 s."""
     longest_timeout: Timeout | None = None
     """Seconds that no call may exceed; None leaves it to the Mesh document."""
-    balance: Annotated[Balance, BeforeValidator(_balance)] = Balance.QUEUE
+    budget: Budget | None = None
+    locality: Locality | None = None
+    split: Split | None = None
 
 
-class Method(Document):
+class Method(_Ways):
     """What differs for one method."""
 
     LATER = frozenset(("retry", "breaker", "limit", "rate", "fault", "mirror", "balance", "envelope", "expose", "tap"))
 
-    timeout: Timeout | None = None
-    """Seconds; instead of the service's."""
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""
+    envelope: Envelope | None = None
+    expose: Literal["micro"] | None = None
+    tap: Tap | None = None
 
 
 class Kind(Document):
@@ -188,6 +231,11 @@ class Service(Kind):
     access: Access = Access()
     traffic: Traffic = Traffic()
     methods: Mapping[MethodName, Method] = {}
+    envelope: Envelope | None = None
+    health: Health | None = None
+    expose: Literal["micro"] | None = None
+    tap: Tap | None = None
+    events: Events | None = None
 
     @model_validator(mode="after")
     def _timeouts_fit(self) -> Self:
@@ -209,7 +257,7 @@ class MeshAccess(Document):
     default: Literal["deny"] = "deny"
 
 
-class MeshTraffic(Document):
+class MeshTraffic(Traffic):
     """What holds for the calls to every service that says nothing itself."""
 
     LATER = Traffic.LATER | {"timeout", "balance"}
@@ -227,3 +275,9 @@ class Mesh(Kind):
     name: Name = "mesh"
     access: MeshAccess = MeshAccess()
     traffic: MeshTraffic = MeshTraffic()
+    envelope: Envelope | None = None
+    certificates: Certificates = Certificates()
+    health: Health | None = None
+    tap: Tap | None = None
+    events: Events | None = None
+    on_expired: Literal["keep", "deny"] = "keep"

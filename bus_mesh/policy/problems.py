@@ -14,13 +14,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bus_mesh.policy.yaml_lines import Spot
 
-__all__ = ["DocumentError", "Problem", "explain", "refuse", "suggest"]
+__all__ = ["REMOVE", "DocumentError", "Problem", "dotted", "explain", "model_at", "refuse", "suggest"]
 
+REMOVE: Final = "remove it: what is accepted here is kept"
 MOST_PROBLEMS: Final = 100
 """Problems told of at once; who has more is helped by the first hundred."""
 
 _CREDENTIALS: Final = re.compile(r"//[^/@\s]*@")
 _QUOTED: Final = re.compile(r"'([^']*)'")
+_MARKS: Final = frozenset(("[key]", "[on]", "[off]"))
 _SHOULD: Final = re.compile(r"^\w+ should")
 _KINDS: Final = {
     bool: "true or false",
@@ -91,10 +93,10 @@ def explain(error: ValidationError, model: type[BaseModel], spot: Spot, source: 
     found = []
     for detail in error.errors(include_url=False):
         context: Mapping[str, Any] = detail.get("ctx") or {}
-        # Pydantic marks an error in a key, not a value, by a last step "[key]".
-        where = [step for step in (*detail["loc"], *context.get("at", ())) if step != "[key]"]
+        # Pydantic marks an error in a key, not a value, by a last step "[key]"; our tags of alternatives look like it.
+        where = [step for step in (*detail["loc"], *context.get("at", ())) if step not in _MARKS]
         message, hint = _say(detail, context, model, where)
-        found.append(Problem(source, spot.at(where).line, _dotted(where), message, hint))
+        found.append(Problem(source, spot.at(where).line, dotted(where), message, hint))
     return sorted(found, key=lambda problem: problem.line)
 
 
@@ -118,15 +120,15 @@ def _say(
 
 
 def _unknown(model: type[BaseModel], where: Sequence[str | int]) -> tuple[str, str]:
-    key, holder = str(where[-1]), _model_at(model, where[:-1])
+    key, holder = str(where[-1]), model_at(model, where[:-1])
     later: Iterable[str] = getattr(holder, "LATER", ())
     if key in later:
-        return "is documented, but not yet enforced by this version", "remove it: what is accepted here is kept"
+        return "is documented, but not yet enforced by this version", REMOVE
     fields = () if holder is None else holder.model_fields.items()
     return "unknown key", suggest(key, [field.alias or name for name, field in fields])
 
 
-def _model_at(model: type[BaseModel], where: Iterable[str | int]) -> type[BaseModel] | None:
+def model_at(model: type[BaseModel], where: Iterable[str | int]) -> type[BaseModel] | None:
     """Follow the steps from a model through its fields, lists and mappings to the model that stands there."""
     here: Any = model
     for step in where:
@@ -157,6 +159,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _dotted(where: Iterable[str | int]) -> str:
+def dotted(where: Iterable[str | int]) -> str:
+    """Return the steps of a path as people write them: `access.allow[0].from`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
     return text.removeprefix(".")
