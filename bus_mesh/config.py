@@ -34,7 +34,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 
 from bus_mesh.policy.bundle import PolicySet
-from bus_mesh.policy.load import PolicyError, parse
+from bus_mesh.policy.load import PolicyError, parse, unenforced
 from bus_mesh.policy.models import Document, Mesh, Name, Service, ServiceName
 from bus_mesh.policy.problems import DocumentError, Problem, explain, refuse
 from bus_mesh.policy.units import Duration, seconds_within
@@ -275,20 +275,38 @@ def changed_fields_needing_restart(old: NodeConfig, new: NodeConfig) -> list[str
 
 def read_policy_dir(path: Path) -> PolicySet:
     """Return the policy in a directory's *.yaml and *.yml files, in the order of their names; raise PolicyError."""
-    try:
-        files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
-    except OSError as error:
-        raise PolicyError([_unreadable(path, error, "make it, or set policy_dir to where policy is")]) from None
+    documents, later = read_policy(path)
+    if later:
+        raise PolicyError(later)
+    return PolicySet.of(documents)
+
+
+def read_policy(path: Path) -> tuple[list[Service | Mesh], list[Problem]]:
+    """Return the documents of a policy file, or of a directory's, and what of them no agent enforces yet.
+
+    Raises PolicyError for all that is wrong in any of them, or between them.
+    """
     documents: list[Service | Mesh] = []
     problems: list[Problem] = []
-    for file in files:
+    later: list[Problem] = []
+    for file in [path] if path.is_file() else _policy_files(path):
         try:
-            documents += parse(_read_text(file), str(file))
+            text = _read_text(file)
+            documents += parse(text, str(file), whole=True)
+            later += unenforced(text, str(file))
         except DocumentError as error:
             problems += error.problems
     if problems:
-        raise PolicyError(problems)
-    return PolicySet.of(documents)
+        raise PolicyError([*problems, *later])
+    PolicySet.of(documents)  # two documents of one name are refused here
+    return documents, later
+
+
+def _policy_files(path: Path) -> list[Path]:
+    try:
+        return sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
+    except OSError as error:
+        raise PolicyError([_unreadable(path, error, "make it, or set policy_dir to where policy is")]) from None
 
 
 def home(flag: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:

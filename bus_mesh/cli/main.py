@@ -5,7 +5,7 @@ import sys
 import typer
 
 from bus_mesh import __version__
-from bus_mesh.cli import agent, bench, call, get, mesh, show, up
+from bus_mesh.cli import agent, bench, call, get, mesh, policy, show, up
 from bus_mesh.cli.problem import explain
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command()(agent.agent)
 app.command(context_settings={"ignore_unknown_options": True})(agent.run)
 app.command()(mesh.init)
 app.add_typer(mesh.node, name="node")
+app.add_typer(policy.policy, name="policy")
+app.add_typer(policy.access, name="access")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from bus_mesh.policy.models import Kind, Mesh, Service
 from bus_mesh.policy.problems import REMOVE, DocumentError, Problem, dotted, explain, model_at, suggest
 from bus_mesh.policy.traffic import Document
-from bus_mesh.policy.yaml_lines import Read, Spot, YamlError, read
+from bus_mesh.policy.yaml_lines import Read, YamlError, read
 
 __all__ = ["PolicyError", "parse", "unenforced"]
 
@@ -24,54 +24,67 @@ def parse(text: str, source: str, *, whole: bool = False) -> list[Service | Mesh
 
     What is known and not enforced by this version is refused too, unless the `whole` of the language is asked for.
     """
-    try:
-        parts = read(text)
-    except YamlError as error:
-        raise PolicyError([Problem(source, error.line, "", error.message, error.hint)]) from None
     documents: list[Service | Mesh] = []
     problems: list[Problem] = []
-    for part in parts:
-        taken = _document(part, source, whole)
+    for part in _parts_of(text, source):
+        later = [] if whole else _later(part, source)
+        taken = _document(part, source)
         if isinstance(taken, Kind):
             documents.append(taken)
+            problems += later
         else:
-            problems += taken
+            problems += sorted([*taken, *later], key=lambda problem: problem.line)
     if problems:
         raise PolicyError(problems)
     return documents
 
 
-def _document(part: Read, source: str, whole: bool) -> Service | Mesh | list[Problem]:
+def unenforced(text: str, source: str) -> list[Problem]:
+    """Return a problem for each key of a YAML text that this version knows and does not enforce."""
+    return [problem for part in _parts_of(text, source) for problem in _later(part, source)]
+
+
+def _parts_of(text: str, source: str) -> list[Read]:
+    try:
+        return read(text)
+    except YamlError as error:
+        raise PolicyError([Problem(source, error.line, "", error.message, error.hint)]) from None
+
+
+def _document(part: Read, source: str) -> Service | Mesh | list[Problem]:
     value, line = part.value, part.spot.line
     if value is None:  # nothing between two `---`
         return []
     if not isinstance(value, dict):
         return [Problem(source, line, "", "a document must be a mapping, key: value", "it starts with kind: Service")]
-    kind = value.get("kind")
-    model = _KINDS.get(kind) if isinstance(kind, str) else None
+    model = _model(value)
     if model is None:
+        kind = value.get("kind")
         said = "is missing" if kind is None else f"no document is of kind {str(kind)[:60]!r}"
         return [Problem(source, part.spot.at(["kind"]).line, "kind", said, suggest(str(kind), _KINDS))]
-    later = [] if whole else unenforced(value, model, part.spot, source)
     try:
         document = model.model_validate(value)
     except ValidationError as error:
-        wrong = explain(error, model, part.spot, source)
-        return sorted([*wrong, *later], key=lambda problem: problem.line)
-    if later:
-        return later
+        return explain(error, model, part.spot, source)
     document._place = f"{source}:{line}"
     return document
 
 
-def unenforced(value: object, model: type[Document], spot: Spot, source: str) -> list[Problem]:
-    """Return a problem for each key of a document that this version knows and does not enforce."""
+def _model(value: object) -> type[Service] | type[Mesh] | None:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return _KINDS.get(kind) if isinstance(kind, str) else None
+
+
+def _later(part: Read, source: str) -> list[Problem]:
+    model = _model(part.value)
+    if model is None:
+        return []
     found = []
-    for where, holder, written in _parts(value, model, ()):
+    for where, holder, written in _parts(part.value, model, ()):
         for key, what in holder.later(written).items():
             path = (*where, key)
             message = f"{what} documented, but not yet enforced by this version"
-            found.append(Problem(source, spot.at(path).line, dotted(path), message, REMOVE))
+            found.append(Problem(source, part.spot.at(path).line, dotted(path), message, REMOVE))
     return sorted(found, key=lambda problem: problem.line)
 
 
