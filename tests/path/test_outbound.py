@@ -128,26 +128,22 @@ def test_moves_are_not_counted_as_tries(one: Serving, two: Serving, app: App) ->
     assert tries == TRIES
 
 
-def test_a_call_that_may_have_run_once_is_never_said_not_to_have_run(one: Serving, two: Serving, app: App) -> None:
+@pytest.mark.parametrize(
+    ("method", "first_reason", "first_ran"),
+    [("get", "OUTCOME_UNKNOWN", "maybe"), ("create", "DRAINING", "no")],
+    ids=["tried twice", "only moved"],
+)
+def test_a_call_is_said_not_to_have_run_only_if_no_try_of_it_may_have(
+    one: Serving, two: Serving, app: App, method: str, first_reason: str, first_ran: str
+) -> None:
     caller = Caller(one, two)
-    caller.call(app, method="get")
+    caller.call(app, method=method)
     (first,) = calls(one, caller.turn())
-    caller.answered(one, failed(first.id, "OUTCOME_UNKNOWN", "maybe", "n1-1"))
+    caller.answered(one, failed(first.id, first_reason, first_ran, "n1-1"))
     (second,) = calls(two, caller.turn())
     caller.answered(two, failed(second.id, "RESOURCE_EXHAUSTED", "no", "n2-1", code=8))
 
-    assert (app.fail.reason, app.fail.head) == ("RESOURCE_EXHAUSTED", {"ran": "maybe", "instance": "n2-1"})
-
-
-def test_a_call_that_was_only_moved_is_known_not_to_have_run(one: Serving, two: Serving, app: App) -> None:
-    caller = Caller(one, two)
-    caller.call(app)
-    (first,) = calls(one, caller.turn())
-    caller.answered(one, failed(first.id, "DRAINING", "no", "n1-1"))
-    (second,) = calls(two, caller.turn())
-    caller.answered(two, failed(second.id, "RESOURCE_EXHAUSTED", "no", "n2-1", code=8))
-
-    assert (app.fail.reason, app.fail.head) == ("RESOURCE_EXHAUSTED", {"ran": "no", "instance": "n2-1"})
+    assert (app.fail.reason, app.fail.head) == ("RESOURCE_EXHAUSTED", {"ran": first_ran, "instance": "n2-1"})
 
 
 def test_a_draining_that_may_have_run_moves_nothing(one: Serving, two: Serving, app: App) -> None:
