@@ -141,6 +141,7 @@ class Driver:
             outcome.doubt()
         flight.held = 0
         flight.stage = _ENDED
+        flight.payload = b""  # the wheel may know the flight for a moment more
         self._wheel.remove(flight)
         self._done(flight, outcome, now)
         return -1

@@ -196,3 +196,12 @@ def test_a_call_to_be_sent_that_cannot_be_ends_like_an_answered_one() -> None:
     rig.driver.begin(rig.flight, 0.0)
 
     assert rig.said() == "+a +b +c -c -b -a done"
+
+
+def test_an_ended_call_keeps_no_parameters_while_the_wheel_still_knows_it() -> None:
+    rig = Rig()
+    rig.flight.payload = b"x" * 1000
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, good(), 0.001)
+
+    assert rig.flight.payload == b""
