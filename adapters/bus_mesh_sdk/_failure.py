@@ -21,7 +21,10 @@ def failure(number: int, error: BaseException, label: str, instance: str, ran: R
     """
     if not isinstance(error, MeshError):
         error = _hidden(error, label)
-    code, reason, message, details, head = error.to_wire()
+    try:
+        code, reason, message, details, head = error.to_wire()
+    except Exception:  # an application sets what it likes on its errors: a retry_after of infinity, for example
+        code, reason, message, details, head = _hidden(error, label).to_wire()
     head["ran"] = str(ran)
     head["instance"] = instance
     if is_further(error):

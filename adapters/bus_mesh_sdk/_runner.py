@@ -4,7 +4,8 @@ A task costs more than all else that a short handler needs. So handlers that are
 share one, which runs them one after the other, each in context variables of its own. One that waits keeps the task, and
 those behind it get tasks of their own. A method whose handler waited last time gets a task of its own at once. So what
 `asyncio.current_task()`, timeouts and task groups need holds for every handler as long as it runs; but after a handler
-that never waited, its task may go on as another's.
+that never waited, its task may go on as another's. What has not begun when its task is cancelled from outside, as a
+loop that ends does with all, never begins, and its owner is told.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class Habit:
         self.waits = False
 
 
-Started: TypeAlias = deque[tuple[Work, Habit]]
+Started: TypeAlias = deque[tuple[Work, Habit, Callable[[], None]]]
 
 
 class Runner:
@@ -42,12 +43,12 @@ class Runner:
     def __repr__(self) -> str:
         return f"Runner(ready={len(self._ready)}, tasks={len(self._tasks)})"
 
-    def run(self, work: Work, habit: Habit) -> None:
-        """Begin `work` in the next turn of the loop."""
+    def run(self, work: Work, habit: Habit, dropped: Callable[[], None]) -> None:
+        """Begin `work` in the next turn of the loop; `dropped` is called if it will never begin."""
         if habit.waits:
-            self._begin(deque(((work, habit),)))
+            self._begin(deque(((work, habit, dropped),)))
             return
-        self._ready.append((work, habit))
+        self._ready.append((work, habit, dropped))
         if len(self._ready) == 1:
             self._begin(self._ready)
 
@@ -61,9 +62,9 @@ class Runner:
             self._ready = deque()
         task, copy = asyncio.current_task(self._loop), self._variables.copy
         assert task is not None
-        # A task that somebody has cancelled, for good reason or not, is used for nothing else.
+        # A task that a handler has cancelled is used for nothing else.
         while started and not task.cancelling():
-            (work, habit), enter = started.popleft(), copy().run
+            (work, habit, _), enter = started.popleft(), copy().run
             try:
                 waited = enter(work.send, None)
             except StopIteration:
@@ -72,7 +73,7 @@ class Runner:
             habit.waits = True
             self._part(started)
             await _rest(work, enter, waited)
-            return
+        self._part(started)
 
     def _part(self, started: Started) -> None:
         """Give what has not begun tasks of its own."""
@@ -83,7 +84,9 @@ class Runner:
         started = self._tasks.pop(task)
         if started is self._ready:  # cancelled before its first step
             self._ready = deque()
-        self._part(started)
+        for work, _, dropped in started:
+            work.close()
+            dropped()
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._loop.call_exception_handler({"message": "a handler's task failed", "exception": error, "task": task})
 

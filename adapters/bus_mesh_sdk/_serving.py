@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from bus_mesh.protocol.errors import (
@@ -129,7 +130,6 @@ class Serving:
             for name, handler in contract.handlers(implementation).items()
         }
         self._take_back = take_back
-        self._pumping = False
         self.now: Callable[[], float] = loop.time
         self._loop = loop
         self._wheel = wheel
@@ -177,13 +177,9 @@ class Serving:
 
     def pump(self) -> None:
         """Run what is queued, oldest first, as far as there are slots."""
-        if self._pumping:
-            return  # a handler that ended in its first step, inside the loop below, which goes on by itself
-        self._pumping = True
         while self._queue and self._free(next(iter(self._queue)).connection):
             call, _ = self._queue.popitem(last=False)
             self._start(call)
-        self._pumping = False
 
     def drop(self, call: Inbound) -> None:
         """Refuse a call that is still queued."""
@@ -241,7 +237,12 @@ class Serving:
     def _start(self, call: Inbound) -> None:
         call.running = True
         self._running.add(call)
-        self._runner.run(self._run(call), self._handlers[call.method][3])
+        self._runner.run(self._run(call), self._handlers[call.method][3], partial(self._dropped, call))
+
+    def _dropped(self, call: Inbound) -> None:
+        """Answer a call whose handler will never begin, because its task was ended from outside."""
+        error = call.why or Draining("the handler's task was ended before it began", ran=Ran.NO)
+        self._answer(call, encode(refusal(call.number, error, call.instance)), stopping=True)
 
     async def _run(self, call: Inbound) -> None:
         handler, codec, blocks, _ = self._handlers[call.method]
@@ -258,10 +259,12 @@ class Serving:
             call.began = not blocks
             answer = self._reply(call, codec, await handler(**arguments))
         except BaseException as error:
-            answer = encode(self._failed(call, codec, error))
+            stopping = not isinstance(error, Exception) and call.why is None
+            self._answer(call, encode(self._failed(call, codec, error)), stopping=stopping)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-        self._answer(call, answer)
+        else:
+            self._answer(call, answer)
 
     def _reply(self, call: Inbound, codec: Codec, result: Any) -> bytes:
         payload, most = codec.answer(result), call.connection.largest_payload
@@ -276,14 +279,17 @@ class Serving:
             error, ran = call.why, Ran.MAYBE if call.began else Ran.NO
         return failure(call.number, error, codec.label, call.instance, ran)
 
-    def _answer(self, call: Inbound, answer: bytes) -> None:
+    def _answer(self, call: Inbound, answer: bytes, *, stopping: bool = False) -> None:
+        """Send an answer and give the slot on; not at once when it seems that the whole loop is being stopped."""
         call.task = None
         self._running.discard(call)
         self._wheel.remove(call)
         if call.connection.inbound.pop(call.number, None) is not None:
             call.connection.write(answer)
-        if self._queue:
+        if self._queue and not stopping:
             self.pump()
+        elif self._queue and not self._loop.is_closed():
+            self._loop.call_soon(self.pump)
         if self._idle is not None and not self._idle.done() and not (self._running or self._queue):
             self._idle.set_result(None)
 

@@ -1,6 +1,7 @@
 """Handlers that share a task: each has its own context, and one that waits has a task to itself."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 
@@ -16,12 +17,16 @@ class Handlers:
     def __init__(self) -> None:
         self.runner = Runner(asyncio.get_running_loop(), copy_context())
         self.habit = Habit()
+        self.dropped = 0
 
     def __repr__(self) -> str:
         return repr(self.runner)
 
     def run(self, work: Work) -> None:
-        self.runner.run(work, self.habit)
+        self.runner.run(work, self.habit, self._drop)
+
+    def _drop(self) -> None:
+        self.dropped += 1
 
 
 @pytest.fixture
@@ -253,7 +258,9 @@ async def test_a_method_that_no_longer_waits_shares_a_task_again(runner: Handler
     assert len(set(tasks[1:])) == 1
 
 
-async def test_what_cancels_every_task_before_its_first_step_stops_nothing_for_good(runner: Handlers) -> None:
+async def test_what_is_cancelled_from_outside_before_its_first_step_never_begins_and_stops_nothing_for_good(
+    runner: Handlers,
+) -> None:
     ended: list[int] = []
 
     async def work(number: int) -> None:
@@ -263,8 +270,50 @@ async def test_what_cancels_every_task_before_its_first_step_stops_nothing_for_g
     runner.run(work(2))
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
-    await until(lambda: len(ended) == 2)
+    await until(lambda: runner.dropped == 2)
     runner.run(work(3))
-    await until(lambda: len(ended) == 3)
+    await until(lambda: bool(ended))
 
-    assert ended == [1, 2, 3]
+    assert ended == [3]
+
+
+def test_a_loop_that_ends_leaves_no_handler_and_no_complaint(recwarn: pytest.WarningsRecorder) -> None:
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await asyncio.Event().wait()
+
+    async def main() -> Handlers:
+        runner = Handlers()
+        for number in range(3):
+            runner.run(work(number))
+        return runner
+
+    runner = asyncio.run(main())
+    gc.collect()
+
+    assert (begun, runner.dropped, repr(runner)) == ([0], 2, "Runner(ready=0, tasks=0)")
+    assert not recwarn.list
+
+
+def test_those_behind_one_that_ends_the_process_are_not_begun() -> None:
+    begun: list[int] = []
+    runners: list[Handlers] = []
+
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    async def work() -> None:
+        begun.append(1)
+
+    async def main() -> None:
+        runners.append(Handlers())
+        runners[0].run(leaves())
+        runners[0].run(work())
+        await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+
+    assert (begun, runners[0].dropped) == ([], 1)

@@ -11,6 +11,7 @@ from bus_mesh_sdk import (
     MeshError,
     NoInstances,
     PermissionDenied,
+    ResourceExhausted,
     Service,
     blocking,
     current,
@@ -475,7 +476,10 @@ async def test_a_handler_does_not_inherit_its_servers_options(agent: PeerAgent, 
     assert nested.ttl_ms > 100
 
 
-@pytest.mark.parametrize("error", [MeshError("x"), ValueError("x"), asyncio.CancelledError()])
+ENDLESS = ResourceExhausted("x", retry_after=float("inf"))
+
+
+@pytest.mark.parametrize("error", [MeshError("x"), ValueError("x"), asyncio.CancelledError(), ENDLESS])
 async def test_however_a_handler_ends_its_slot_is_free_again(
     mesh: Mesh, agent: PeerAgent, orders: OrdersImpl, error: BaseException
 ) -> None:
