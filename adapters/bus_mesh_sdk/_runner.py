@@ -55,40 +55,48 @@ class Runner:
     def _begin(self, started: Started) -> None:
         task = asyncio.Task(self._turn(started), loop=self._loop, context=self._variables.copy())
         self._tasks[task] = started
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._never_begun)
 
     async def _turn(self, started: Started) -> None:
         if started is self._ready:
             self._ready = deque()
         task, copy = asyncio.current_task(self._loop), self._variables.copy
         assert task is not None
-        # A task that a handler has cancelled is used for nothing else.
-        while started and not task.cancelling():
-            (work, habit, _), enter = started.popleft(), copy().run
-            try:
-                waited = enter(work.send, None)
-            except StopIteration:
-                habit.waits = False
-                continue
-            habit.waits = True
+        task.remove_done_callback(self._never_begun)  # a callback at its end would cost a turn of the loop
+        try:
+            # A task that a handler has cancelled is used for nothing else.
+            while started and not task.cancelling():
+                (work, habit, _), enter = started.popleft(), copy().run
+                try:
+                    waited = enter(work.send, None)
+                except StopIteration:
+                    habit.waits = False
+                    continue
+                habit.waits = True
+                self._part(started)
+                await _rest(work, enter, waited)
             self._part(started)
-            await _rest(work, enter, waited)
-        self._part(started)
+        finally:
+            del self._tasks[task]
+            _drop(started)
 
     def _part(self, started: Started) -> None:
         """Give what has not begun tasks of its own."""
         while started:
             self._begin(deque((started.popleft(),)))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _never_begun(self, task: asyncio.Task[None]) -> None:
         started = self._tasks.pop(task)
-        if started is self._ready:  # cancelled before its first step
+        if started is self._ready:
             self._ready = deque()
-        for work, _, dropped in started:
-            work.close()
-            dropped()
-        if not task.cancelled() and isinstance(error := task.exception(), Exception):
-            self._loop.call_exception_handler({"message": "a handler's task failed", "exception": error, "task": task})
+        _drop(started)
+
+
+def _drop(started: Started) -> None:
+    for work, _, dropped in started:
+        work.close()
+        dropped()
+    started.clear()
 
 
 @coroutine
