@@ -17,6 +17,8 @@ from pathlib import Path
 from benchmarks.stage import Stage
 
 AT_ONCE = (1, 16, 64, 256)
+LONE = (1,)
+LONE_TURNS = 3  # a round: what a lone call takes wavers most, from one second to the next
 WAYS = {"queue": "echo", "direct": "echo-direct"}
 # What is measured, at how many at once, and what it may not miss: a ratio to plain nats-py of the same round.
 FLOORS = (
@@ -40,14 +42,14 @@ def median(rows: Iterable[dict[str, float]], figure: str) -> float:
 
 
 async def measure(stage: Stage, rounds: int, seconds: float) -> tuple[Measured, dict[str, float]]:
-    """Run every load once a round, each time in another order: who comes after whom must not matter."""
+    """Run every load each round, each time in another order: who comes after whom must not matter."""
     measured: Measured = {}
     cpu: dict[str, list[float]] = {}
     loads = [("nats-py", ("plain_call", stage.url))]
     loads += [(way, ("call", stage.socket("node-a"), service)) for way, service in WAYS.items()]
     for number in range(rounds):
-        loads.append(loads.pop(0))
-        for at_once in AT_ONCE:
+        for at_once in AT_ONCE + LONE * (LONE_TURNS - 1):
+            loads.append(loads.pop(0))
             for way, command in loads:
                 before = stage.cpu()
                 row = await asyncio.to_thread(stage.client, *command, str(at_once), str(seconds))

@@ -209,11 +209,12 @@ class Flights:
         flight.stage, flight.connection = _SENT, way
         sent = self.sent
         sent[number] = flight
-        self._wheel.add(flight, flight.expires + GRACE, now)
         ttl_ms = min(ceil(left * 1000), MAX_TTL_MS)
         half = (len(sent) + 1) // 2  # two parts at least, to keep two processors busy
         way.turn.part = SMALL_PART if half < SMALL_PART else half if half < PART else PART
         way.write(encode((_CALL, number, flight.service, flight.method, ttl_ms, "", flight.head, flight.payload)))
+        if flight.stage is _SENT:  # after it, for what was sent is waited for
+            self._wheel.add(flight, flight.expires + GRACE, now)
 
     def _wait(self, flight: Flight, now: float) -> None:
         flight.stage, flight.connection = _WAITING, None

@@ -281,11 +281,11 @@ class Serving:
 
     def _answer(self, call: Inbound, answer: bytes, *, stopping: bool = False) -> None:
         """Send an answer and give the slot on; not at once when it seems that the whole loop is being stopped."""
+        if call.connection.inbound.pop(call.number, None) is not None:
+            call.connection.write(answer)
         call.task = None
         self._running.discard(call)
         self._wheel.remove(call)
-        if call.connection.inbound.pop(call.number, None) is not None:
-            call.connection.write(answer)
         if self._queue and not stopping:
             self.pump()
         elif self._queue and not self._loop.is_closed():

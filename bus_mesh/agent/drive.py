@@ -13,7 +13,7 @@ from typing import Final, cast
 from bus_mesh.gates.gate import Again, Flight, Refuse, Stage, Wait, Wake
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import DeadlineExceeded, Ran
-from bus_mesh.protocol.wheel import Wheel
+from bus_mesh.protocol.wheel import OFF, Wheel
 
 _EARLY: Final = 1e-9
 # An enum member costs 0.1 µs to look up by its class.
@@ -47,8 +47,9 @@ class Driver:
 
     def begin(self, flight: Flight, now: float) -> None:
         """Start a new flight on its way."""
-        self._wheel.add(flight, flight.deadline, now)
         self._down(flight, 0, now)
+        if flight.slot == OFF and flight.stage is not _ENDED:  # after it, for what was sent is waited for
+            self._wheel.add(flight, flight.deadline, now)
         if self._woken:
             self._settle(now)
 
@@ -142,8 +143,8 @@ class Driver:
         flight.held = 0
         flight.stage = _ENDED
         flight.payload = b""  # the wheel may know the flight for a moment more
-        self._wheel.remove(flight)
         self._done(flight, outcome, now)
+        self._wheel.remove(flight)
         return -1
 
     def _park(self, flight: Flight, held: int, stage: Stage, until: float, now: float) -> None:

@@ -177,7 +177,6 @@ class Node:
         self.bus.on_state(self._bus_changed)
         self._spawn(self._beat())
         self._spawn(self._sweep())
-        self._spawn(self._probe())
 
     async def drain(self, patience: float) -> None:
         """Leave without losing a call: tell apps and callers, finish what runs, `patience` seconds at most."""
@@ -266,14 +265,15 @@ class Node:
         self._timer = self._loop.call_later(max(0.0, due - self.now()), self._turn)
 
     def _turn(self) -> None:
-        """End, or take further, the calls whose time has come."""
+        """End, or take further, the calls whose time has come, and probe who holds those that take long."""
         self._timer = None
         now = self.now()
         for flight in self.wheel.due(now):
             (self.inbound if isinstance(flight.source, Sender) else self.outbound).driver.due(flight, now)
-        due = self.wheel.next_due()
+        awaiting, due = self.outbound.awaiting, self.wheel.next_due()
+        self.prober.look(awaiting.values(), now)
         if due is not None:
-            self._arm(due)
+            self._arm(min(due, now + EVERY) if awaiting else due)
 
     async def _beat(self) -> None:
         while True:
@@ -290,11 +290,6 @@ class Node:
             for peer in self.keyring.sweep(now):
                 self.watch.gone(peer.node, peer.boot, now.monotonic)
             self._changed(self.directory.expire(now.monotonic), now.monotonic)
-
-    async def _probe(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
-            self.prober.look(self.outbound.awaiting.values(), self.now())
 
     # What parts of it tell.
 

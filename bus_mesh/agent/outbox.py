@@ -6,7 +6,7 @@ allow. Nothing waits and no timer runs: a lone call leaves at once, under load b
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bus_mesh.balance.directory import View
@@ -21,6 +21,7 @@ from bus_mesh.protocol.turn import Turn
 MOST_FRAMES: Final = 128
 """Frames in one envelope."""
 _AROUND: Final = 32 + 16 * 56 + 64 + 256  # header, wraps for all recipients, signature and tag, and room to spare
+_CALLS: Final = EnvelopeKind.CALLS
 HELD_BYTES: Final = 4 * 1024 * 1024
 """Bytes of answers that are kept while the bus is away."""
 
@@ -42,14 +43,12 @@ class Sent:
 class _Letter:
     """The frames of this turn for one destination; `most` envelopes share them out in a queue group."""
 
-    __slots__ = ("flights", "frames", "kind", "most", "peers", "service_method")
+    __slots__ = ("flights", "frames", "kind", "method", "most", "peers")
 
-    def __init__(
-        self, kind: EnvelopeKind, peers: Sequence[Peer], service_method: tuple[str, str] | None, most: int
-    ) -> None:
+    def __init__(self, kind: EnvelopeKind, peers: Sequence[Peer], method: tuple[str, str] | None, most: int) -> None:
         self.kind = kind
         self.peers = peers
-        self.service_method = service_method
+        self.method = method
         self.most = most
         self.frames: list[bytes] = []
         self.flights: list[Flight] = []
@@ -60,22 +59,23 @@ class _Letter:
             left = [(frame, flight) for frame, flight in zip(self.frames, self.flights, strict=True) if flight.held]
             self.frames, self.flights = [frame for frame, _ in left], [flight for _, flight in left]
 
-    def parts(self, largest: int) -> Iterator[tuple[list[bytes], list[Flight]]]:
+    def parts(self, largest: int) -> list[tuple[list[bytes], list[Flight]]]:
         """Deal the frames out: to as many envelopes as there are instances, and none over its limits."""
         frames, flights = self.frames, self.flights
-        if not frames:
-            return
-        deal = -(-len(frames) // self.most) if self.service_method else MOST_FRAMES
+        if len(frames) < 2:
+            return [(frames, flights)] if frames else []
+        deal = -(-len(frames) // self.most) if self.method else MOST_FRAMES
         step, start, size = min(deal, MOST_FRAMES), 0, 0
         if len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest:
-            yield frames, flights
-            return
+            return [(frames, flights)]
+        parts = []
         for at, frame in enumerate(frames):
             if at > start and (at - start >= step or size + len(frame) > largest):
-                yield frames[start:at], flights[start:at]
+                parts.append((frames[start:at], flights[start:at]))
                 start, size = at, 0
             size += len(frame) + 4
-        yield frames[start:], flights[start:]
+        parts.append((frames[start:], flights[start:]))
+        return parts
 
 
 class Outbox:
@@ -116,7 +116,7 @@ class Outbox:
         letter = self._letters.get(key)
         if letter is None:
             method = (flight.service, flight.method)
-            letter = self._new(key, _Letter(EnvelopeKind.CALLS, view.peers, method, len(view.ready)))
+            letter = self._new(key, _Letter(_CALLS, view.peers, method, len(view.ready)))
         letter.frames.append(frame)
         letter.flights.append(flight)
         self._turn.add(letter)
@@ -125,7 +125,7 @@ class Outbox:
         """Send a call to one agent."""
         letter = self._letters.get(peer)
         if letter is None:
-            letter = self._new(peer, _Letter(EnvelopeKind.CALLS, (peer,), None, 1))
+            letter = self._new(peer, _Letter(_CALLS, (peer,), None, 1))
         letter.frames.append(frame)
         letter.flights.append(flight)
         self._turn.add(letter)
@@ -168,52 +168,44 @@ class Outbox:
         """Seal and publish everything gathered."""
         letters, self._letters = self._letters, {}
         given_up, self._given_up = self._given_up, False
-        now = self._clock()
-        largest = self._bus.max_payload // 4
+        now, largest = self._clock(), self._bus.max_payload // 4
+        posted, messages = [], []
         for letter in letters.values():
-            subject = self._subject(letter)
             if given_up:  # calls that ended in the very turn in which they came
                 letter.drop_ended()
-            if len(letter.frames) == 1:
-                self._post(letter, subject, letter.frames, letter.flights, now)
-                continue
+            calls = letter.kind is _CALLS
+            subject = letter.peers[0].inbox if letter.method is None else self._subjects.rpc(*letter.method)
             for frames, flights in letter.parts(largest):
-                self._post(letter, subject, frames, flights, now)
-        self._bus.flush()
+                try:
+                    data, counter = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
+                except Untrusted as error:
+                    # For answers it means that the peer's certificate has ended: nobody there may read them.
+                    self.stalled(flights, error.message, now.monotonic)
+                    continue
+                messages.append((subject, data, f"{self._none}{counter}" if calls else ""))
+                posted.append((letter, frames, flights, data, counter))
+        # What is only noted comes after the write: what was sent is waited for.
+        for taken, (letter, frames, flights, data, counter) in zip(
+            self._bus.publish_all(messages), posted, strict=True
+        ):
+            if letter.kind is not _CALLS:
+                if not taken:
+                    self._hold(letter.peers[0], frames)
+            elif not taken:
+                self.stalled(flights, "the bus is away or clogged", now.monotonic)
+            else:
+                self._note(letter, flights, data, counter)
 
     def _new(self, key: object, letter: _Letter) -> _Letter:
         self._letters[key] = letter
         return letter
 
-    def _subject(self, letter: _Letter) -> str:
-        if letter.service_method is not None:
-            return self._subjects.rpc(*letter.service_method)
-        return letter.peers[0].inbox
-
-    def _post(self, letter: _Letter, subject: str, frames: list[bytes], flights: list[Flight], now: Now) -> None:
-        if letter.kind is EnvelopeKind.ANSWERS:
-            self._post_answers(letter, subject, frames, now)
-            return
-        try:
-            data, counter = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
-        except Untrusted as error:
-            self.stalled(flights, error.message, now.monotonic)
-            return
-        if not self._bus.publish(subject, data, f"{self._none}{counter}"):
-            self.stalled(flights, "the bus is away or clogged", now.monotonic)
-            return
-        digest = hashlib.sha256(data).digest() if letter.service_method is not None else b""
+    def _note(self, letter: _Letter, flights: list[Flight], data: bytes, counter: int) -> None:
+        """Keep what must be known of an envelope of calls that is under way."""
+        digest = b"" if letter.method is None else hashlib.sha256(data).digest()
         sent = self.sent[counter] = Sent(counter, digest, letter.peers, flights, self._keyring.hold())
         for flight in flights:
             flight.sent = sent
-
-    def _post_answers(self, letter: _Letter, subject: str, frames: list[bytes], now: Now) -> None:
-        try:
-            data, _ = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
-        except Untrusted:
-            return  # its certificate ended while it waited: nobody there may read the answer
-        if not self._bus.publish(subject, data):
-            self._hold(letter.peers[0], frames)
 
     def _hold(self, peer: Peer, frames: list[bytes]) -> None:
         """Keep answers for the bus's return, the newest `HELD_BYTES` of them; what is dropped ends at its deadline."""

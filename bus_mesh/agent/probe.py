@@ -43,9 +43,13 @@ class Prober:
         self._dead = dead
         self._probed: dict[tuple[str, str], float] = {}
         self._probes: dict[int, tuple[str, str]] = {}
+        self._looked_at = 0.0
 
     def look(self, flights: Iterable[Flight], now: float) -> None:
-        """Probe whoever may hold a call that is overdue."""
+        """Probe whoever may hold a call that is overdue; to be called often while calls are under way."""
+        if now - self._looked_at < EVERY / 2:
+            return
+        self._looked_at = now
         suspects: dict[tuple[str, str], Peer] = {}
         for flight in flights:
             sent: Sent | None = flight.sent

@@ -15,7 +15,7 @@ messages that were under way when the broker was lost, nor about the order of tw
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
@@ -120,8 +120,8 @@ class Bus(Protocol):
         Raises ValueError for a subject that is empty or holds a blank.
         """
 
-    def flush(self) -> None:
-        """Hand what was published to the system now; otherwise that is done at the end of the loop's turn."""
+    def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
+        """Send several (subject, data, reply) in one write, and say of each what `publish` would."""
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected.

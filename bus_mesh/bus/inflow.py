@@ -9,7 +9,7 @@ out; every other byte goes on to nats-py as it came: its handshake, its PONGs, i
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from bus_mesh.bus.contract import NO_RESPONDERS
@@ -35,11 +35,15 @@ class Taking(Protocol):
 
 
 class Inflow(asyncio.Protocol):
-    """Stands before the protocol that nats-py reads from. `sinks` are subscriptions by their number."""
+    """Stands before the protocol that nats-py reads from.
 
-    def __init__(self, behind: asyncio.Protocol, sinks: Mapping[int, Taking]) -> None:
+    `sinks` are subscriptions by their number; `lost` is called as soon as nothing more will come.
+    """
+
+    def __init__(self, behind: asyncio.Protocol, sinks: Mapping[int, Taking], lost: Callable[[], None]) -> None:
         self._behind = behind
         self._sinks = sinks
+        self._lost = lost
         self._held: list[bytes] = []
         self._size = 0
         self._missing = 0
@@ -115,8 +119,10 @@ class Inflow(asyncio.Protocol):
 
     def eof_received(self) -> bool | None:
         """Pass it on."""
+        self._lost()
         return self._behind.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on."""
+        self._lost()
         self._behind.connection_lost(exc)

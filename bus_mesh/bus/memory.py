@@ -8,7 +8,7 @@ A broker is RUNNING, STALLED (takes messages, delivers none, answers nothing) or
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import count
 from typing import NamedTuple
@@ -227,8 +227,9 @@ class MemoryBus(Stated):
         self.broker._take(self, Message(subject, reply, data))
         return True
 
-    def flush(self) -> None:
-        """Nothing to do: the broker has each message already."""
+    def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
+        """Send several, and say of each what `publish` would."""
+        return [self.publish(*message) for message in messages]
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> MemorySubscription:
         """Have messages handled, from now on."""

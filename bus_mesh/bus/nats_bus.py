@@ -24,7 +24,6 @@ from bus_mesh.bus.access import Access
 from bus_mesh.bus.contract import BACKLOG_LIMIT, SUBJECT_LIMIT, BusState, Handler, Stated
 from bus_mesh.bus.nats_connection import NEVER, Connection, Sink
 from bus_mesh.bus.pattern import check_pattern, check_subject
-from bus_mesh.bus.wire import is_subject
 
 __all__ = ["NatsBus"]
 
@@ -142,22 +141,25 @@ class NatsBus(Stated):
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> bool:
         """Send a message, or return False and send nothing: not connected, clogged, or too large."""
-        connection = self._connection
-        if connection is None or connection.backlog > BACKLOG_LIMIT:
-            return False
-        if not connection.is_connected:
-            connection.lose()  # the supervisor need not wait until it looks
-            return False
-        if len(data) > self.max_payload or len(subject) + len(reply) > SUBJECT_LIMIT:
-            return False
-        if not is_subject(subject) or (reply and not is_subject(reply)):
-            raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank")
-        return connection.send(subject, data, reply)
+        return self.publish_all(((subject, data, reply),))[0]
 
-    def flush(self) -> None:
-        """Hand what was published to the system now."""
-        if self._connection is not None and self._connection.wire is not None:
-            self._connection.wire.flush()
+    def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
+        """Send several in one write, and say of each what `publish` would."""
+        connection, taken, fit = self._connection, [], []
+        backlog = BACKLOG_LIMIT + 1 if connection is None else connection.backlog
+        for message in messages:
+            subject, data, reply = message
+            names = subject + reply
+            if not subject or " " in names or not names.isprintable():
+                raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank")
+            fits = backlog <= BACKLOG_LIMIT and len(data) <= self.max_payload and len(names) <= SUBJECT_LIMIT
+            taken.append(fits)
+            if fits:
+                backlog += len(data)
+                fit.append(message)
+        if connection is not None and fit and not connection.send(fit):
+            return [False] * len(taken)
+        return taken
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> _Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from nats import errors
@@ -19,6 +19,7 @@ __all__ = ["NEVER", "Connection", "Sink"]
 NEVER: Final = 24 * 3600
 """A timeout in seconds that nats-py must not use: what it cancels in it ends the connection."""
 _LOOK_SECONDS: Final = 0.05
+_LOOK_SELDOM: Final = 1.0  # where the end of the socket itself is seen
 _CLOSE_SECONDS: Final = 1.0
 
 _T = TypeVar("_T")
@@ -53,6 +54,7 @@ class Connection(Client):
         self.sinks: dict[int, Sink] = {}
         self.wire: Wire | None = None
         self._asking: set[asyncio.Task[Any]] = set()
+        self._look_seconds = _LOOK_SECONDS
         self._look()
 
     def lose(self) -> None:
@@ -68,7 +70,7 @@ class Connection(Client):
     def _look(self) -> None:
         # `closed_cb` is not enough: when bytes were still to be sent, nats-py's way to it ends in an exception or waits
         # for a broker that does not read. Its `is_closed` is always true by then, so have a look now and then.
-        self._glance = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        self._glance = asyncio.get_running_loop().call_later(self._look_seconds, self._look)
         if self.is_closed:
             self.lose()
 
@@ -122,8 +124,6 @@ class Connection(Client):
     async def discard(self, *, politely: bool = False) -> None:
         """Be gone, with everything that is not yet sent; `politely` tries for a second to send it."""
         if politely:
-            if self.wire is not None:
-                self.wire.flush()
             with contextlib.suppress(TimeoutError, OSError, errors.Error):
                 await asyncio.wait_for(super().close(), _CLOSE_SECONDS)
         self.lose()
@@ -148,25 +148,26 @@ class Connection(Client):
         transport = getattr(getattr(way, "_io_writer", None), "transport", None)
         if transport is None:
             return
-        self.wire = Wire(transport, asyncio.get_running_loop())
+        self.wire = Wire(transport)
         behind = transport.get_protocol()
         if isinstance(behind, asyncio.StreamReaderProtocol):
-            transport.set_protocol(Inflow(behind, self.sinks))
+            transport.set_protocol(Inflow(behind, self.sinks, self.lose))
+            self._look_seconds = _LOOK_SELDOM
 
-    def send(self, subject: str, data: bytes, reply: str) -> bool:
-        """Publish without waiting; False when it was not taken."""
-        if self.wire is not None:
-            self.wire.publish(subject, data, reply)
-            return True
-        # Driven by hand, a task saved: `publish` only suspends when its buffer is full, which is far over our limit.
-        publishing = self.publish(subject, data, reply)
-        try:
-            publishing.send(None)
-        except StopIteration:
-            return True
-        except errors.Error:
+    def send(self, messages: Sequence[tuple[str, bytes, str]]) -> bool:
+        """Publish (subject, data, reply) without waiting; False when they were not taken."""
+        if not self.is_connected:
+            self.lose()  # the supervisor need not wait until it looks
             return False
-        publishing.close()
+        if self.wire is not None:
+            self.wire.publish(messages)
+            return True
+        for message in messages:
+            # Driven by hand, a task saved: it only suspends when its buffer is full, which is far over our limit.
+            publishing = self.publish(*message)
+            with contextlib.suppress(StopIteration):
+                publishing.send(None)
+            publishing.close()
         return True
 
     def _abort(self) -> None:

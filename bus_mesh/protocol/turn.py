@@ -41,9 +41,11 @@ class Turn(Generic[T]):
         self._items.append(item)
         self._count += 1
         if self._count == 1:
-            self._soon(self._over)
-            if self._alone:
-                self.leave()
+            try:
+                if self._alone:
+                    self.leave()
+            finally:
+                self._soon(self._over)  # after it, for what leaves is waited for
         elif len(self._items) >= self.part:
             self.leave()
 

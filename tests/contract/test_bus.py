@@ -194,6 +194,25 @@ async def test_a_handler_that_raises_gets_the_next_message(
     assert "the handler of a failed" in caplog.text
 
 
+async def test_what_is_published_together_arrives_in_order_and_each_has_its_own_verdict(
+    bus: Bus, other: Bus, until: Until
+) -> None:
+    got = Got()
+    await other.subscribe("a", got)
+
+    assert bus.publish_all([]) == []
+    large, long = bytes(bus.max_payload + 1), "x" * 4096
+    assert bus.publish_all([("a", b"1", ""), ("a", large, ""), ("a", b"2", "r"), ("a", b"3", long)]) == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+    await until(lambda: len(got.all) == 2)
+    assert got.all == [("a", "", b"1", 0), ("a", "r", b"2", 0)]
+
+
 async def test_a_payload_over_the_limit_is_refused_and_the_bus_stays(bus: Bus, other: Bus, until: Until) -> None:
     got = Got()
     await other.subscribe("a", got)

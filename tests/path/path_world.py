@@ -1,7 +1,7 @@
 """Both ends of the data path without a loop: real keys, envelopes, gates and drivers, and a bus that only keeps."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bus_mesh.agent.inbound import Inbound, Instance
@@ -86,8 +86,8 @@ class Kept:
             self.messages.append(Message(subject, data, reply))
         return not self.away
 
-    def flush(self) -> None:
-        pass
+    def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
+        return [self.publish(*message) for message in messages]
 
 
 class Side:

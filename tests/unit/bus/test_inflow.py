@@ -32,7 +32,11 @@ class Rig:
     def __init__(self) -> None:
         self.took: list[Took] = []
         self.behind = Behind()
-        self.inflow = Inflow(self.behind, {number: Sink(number, self.took) for number in (1, 2)})
+        self.losses = 0
+        self.inflow = Inflow(self.behind, {number: Sink(number, self.took) for number in (1, 2)}, self.lose)
+
+    def lose(self) -> None:
+        self.losses += 1
 
 
 def msg(number: int, data: bytes, reply: bytes = b"") -> bytes:
@@ -119,3 +123,10 @@ def test_a_message_in_many_pieces_is_looked_at_once_it_is_whole() -> None:
         rig.inflow.data_received(whole[at : at + 1000])
 
     assert [len(took[3]) for took in rig.took] == [100_000]
+
+
+def test_the_end_is_told_whichever_way_it_comes() -> None:
+    closed, cut = Rig(), Rig()
+    closed.inflow.eof_received()
+    cut.inflow.connection_lost(None)
+    assert (closed.losses, cut.losses) == (1, 1)
