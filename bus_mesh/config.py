@@ -25,17 +25,15 @@ import os
 import pwd
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from bus_mesh.policy.bundle import PolicySet
-from bus_mesh.policy.load import PolicyError, parse, unenforced
-from bus_mesh.policy.models import Document, Mesh, Name, Service, ServiceName
+from bus_mesh.policy.models import Document, Name, ServiceName
 from bus_mesh.policy.problems import DocumentError, Problem, explain, refuse
 from bus_mesh.policy.units import Duration, seconds_within
 from bus_mesh.policy.yaml_lines import Read, YamlError, read
@@ -54,9 +52,12 @@ __all__ = [
     "changed_fields_needing_restart",
     "group_id",
     "home",
+    "load",
     "load_node",
-    "read_policy_dir",
+    "read_address",
+    "read_text",
     "socket_path",
+    "unreadable",
     "user_id",
 ]
 
@@ -67,6 +68,9 @@ MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a file of documents."""
 NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "services", "epoch")
 """What an agent takes up once, when it starts; the rest follows SIGHUP."""
+
+
+D = TypeVar("D", bound=Document)
 
 
 class ConfigError(DocumentError):
@@ -115,7 +119,8 @@ def _split(written: object) -> object:
         raise refuse(f"not a command line: {error}", "write it as a list: [python, -m, shop]") from None
 
 
-def _address(written: object) -> object:
+def read_address(written: object) -> object:
+    """Return host:port as an Address, None for `off`; for pydantic to call."""
     if written == "off" or written is False:
         return None
     host, colon, port = written.rpartition(":") if isinstance(written, str) else ("", "", "")
@@ -216,7 +221,7 @@ class NodeConfig(Document):
     identity: PlacedPath = Field(default=Path("identity"), validate_default=True)
     """A directory with node.key, node.chain and root.pub."""
     socket: SocketPath = Field(default=DEFAULT_SOCKET, validate_default=True)
-    http: Annotated[Address | None, BeforeValidator(_address)] = Address("127.0.0.1", 9465)
+    http: Annotated[Address | None, BeforeValidator(read_address)] = Address("127.0.0.1", 9465)
     state: PlacedPath
     """A directory for what outlives the agent; `<home>/<node>` if the file names none."""
     policy_dir: PlacedPath | None = None
@@ -251,62 +256,37 @@ class NodeConfig(Document):
 def load_node(path: Path, environ: Mapping[str, str] | None = None) -> NodeConfig:
     """Return the settings of a `node.yaml`; raise ConfigError with everything that is wrong in it."""
     environ = os.environ if environ is None else environ
-    source = str(path)
-    part = _only_document(path)
+
+    def complete(written: dict[str, Any]) -> None:
+        if socket := environ.get("BUSMESH_SOCKET"):
+            written["socket"] = str(socket_path(Path(socket).absolute(), "$BUSMESH_SOCKET"))
+        if written.get("state") is None:
+            written["state"] = str(home(environ=environ) / str(written.get("node", "")))
+
+    return load(path, NodeConfig, complete)
+
+
+def load(path: Path, model: type[D], complete: Callable[[dict[str, Any]], None] = lambda written: None) -> D:
+    """Return the settings of a file that holds one document; raise ConfigError with everything that is wrong in it.
+
+    `complete` may change what was written before it is checked.
+    """
+    source, part = str(path), _only_document(path)
     if not isinstance(part.value, dict):
         raise ConfigError(
             [Problem(source, part.spot.line, "", "must be a mapping, key: value", "it starts with mesh: NAME")]
         )
     written: dict[str, Any] = dict(part.value)
-    if socket := environ.get("BUSMESH_SOCKET"):
-        written["socket"] = str(socket_path(Path(socket).absolute(), "$BUSMESH_SOCKET"))
-    if written.get("state") is None:
-        written["state"] = str(home(environ=environ) / str(written.get("node", "")))
+    complete(written)
     try:
-        return NodeConfig.model_validate(written, context={"base": path.absolute().parent})
+        return model.model_validate(written, context={"base": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(explain(error, NodeConfig, part.spot, source)) from None
+        raise ConfigError(explain(error, model, part.spot, source)) from None
 
 
 def changed_fields_needing_restart(old: NodeConfig, new: NodeConfig) -> list[str]:
     """Return the fields that differ and that a running agent cannot take up."""
     return [field for field in NEEDS_RESTART if getattr(old, field) != getattr(new, field)]
-
-
-def read_policy_dir(path: Path) -> PolicySet:
-    """Return the policy in a directory's *.yaml and *.yml files, in the order of their names; raise PolicyError."""
-    documents, later = read_policy(path)
-    if later:
-        raise PolicyError(later)
-    return PolicySet.of(documents)
-
-
-def read_policy(path: Path) -> tuple[list[Service | Mesh], list[Problem]]:
-    """Return the documents of a policy file, or of a directory's, and what of them no agent enforces yet.
-
-    Raises PolicyError for all that is wrong in any of them, or between them.
-    """
-    documents: list[Service | Mesh] = []
-    problems: list[Problem] = []
-    later: list[Problem] = []
-    for file in [path] if path.is_file() else _policy_files(path):
-        try:
-            text = _read_text(file)
-            documents += parse(text, str(file), whole=True)
-            later += unenforced(text, str(file))
-        except DocumentError as error:
-            problems += error.problems
-    if problems:
-        raise PolicyError([*problems, *later])
-    PolicySet.of(documents)  # two documents of one name are refused here
-    return documents, later
-
-
-def _policy_files(path: Path) -> list[Path]:
-    try:
-        return sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.name[0] != ".")
-    except OSError as error:
-        raise PolicyError([_unreadable(path, error, "make it, or set policy_dir to where policy is")]) from None
 
 
 def home(flag: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:
@@ -355,7 +335,7 @@ def _nobody(kind: str, name: str) -> Problem:
 
 def _only_document(path: Path) -> Read:
     try:
-        parts = read(_read_text(path))
+        parts = read(read_text(path))
     except YamlError as error:
         raise ConfigError([Problem(str(path), error.line, "", error.message, error.hint)]) from None
     if len(parts) != 1:
@@ -363,12 +343,13 @@ def _only_document(path: Path) -> Read:
     return parts[0]
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return what a file of documents holds; raise ConfigError saying why not."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigError([_unreadable(path, error, "")]) from None
+        raise ConfigError([unreadable(path, error, "")]) from None
     if len(data) > MAX_FILE:
         raise ConfigError([Problem(str(path), 0, "", f"over {MAX_FILE} bytes", "split it")])
     try:
@@ -378,5 +359,6 @@ def _read_text(path: Path) -> str:
         raise ConfigError([Problem(str(path), line, "", "is not UTF-8 text")]) from None
 
 
-def _unreadable(path: Path, error: OSError, hint: str) -> Problem:
+def unreadable(path: Path, error: OSError, hint: str) -> Problem:
+    """Return the problem that a file cannot be read."""
     return Problem(str(path), 0, "", f"cannot be read: {error.strerror}", hint)

@@ -1,17 +1,25 @@
-"""The reserved service `busmesh`: what this agent tells the command line. Local only; nothing here changes anything."""
+"""The reserved service `busmesh`: what this agent tells the command line, and passes on to the policy agent.
+
+Local only. Nothing here changes anything: what changes policy is signed by an operator, and judged by the policy agent.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
 
 from bus_mesh import __version__
+from bus_mesh.agent.control import Control
+from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.session import LocalSession, fail
 from bus_mesh.agent.watch import Watch
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
-from bus_mesh.protocol.errors import ResourceExhausted, Unimplemented
+from bus_mesh.identity.keyring import Own
+from bus_mesh.policy.access import Access
+from bus_mesh.protocol import names
+from bus_mesh.protocol.errors import InvalidArgument, MeshError, Ran, ResourceExhausted, Unimplemented
 from bus_mesh.protocol.frames import Call, Kind, Reply
 
 LISTEN: Final = 0.2
@@ -24,19 +32,34 @@ _REPLY: Final = int(Kind.REPLY)
 Row = dict[str, Any]
 
 
+class Agent(Protocol):
+    """What the console needs of its agent."""
+
+    own: Own
+    access: Access
+    control: Control
+    denials: Denials
+
+    def status(self) -> Row:
+        """What `busmesh status` tells of it."""
+
+
 class Console:
-    """Answers `nodes`, `services`, `instances` and `status`. `certificate(announcement)` returns the verified one."""
+    """Answers `nodes`, `services`, `instances`, `status`, `audit`, `access`; passes `control` on to the policy agent.
+
+    `certificate(announcement)` returns the verified one.
+    """
 
     def __init__(
         self,
+        agent: Agent,
         watch: Watch,
-        status: Callable[[], Row],
         wall_us: Callable[[], int],
         certificate: Callable[[Announcement], NodeCertificate | None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._watch = watch
-        self._status = status
+        self._agent = agent
         self._wall_us = wall_us
         self._certificate = certificate
         self._spawn = spawn
@@ -50,14 +73,42 @@ class Console:
     def call(self, session: LocalSession, frame: Call) -> None:
         """Answer a call to the reserved service."""
         if frame.method == "status":
-            self._reply(session, frame, self._status())
+            self._reply(session, frame, self._agent.status())
+        elif frame.method == "audit":
+            self._reply(session, frame, self._agent.denials.audited())
+        elif frame.method in ("access", "control"):
+            self._asked(session, frame)
         elif frame.method not in self._tables:
-            known = ", ".join([*self._tables, "status"])
+            known = ", ".join([*self._tables, "status", "audit", "access", "control"])
             session.send(fail(frame.id, Unimplemented(f"busmesh has no method {frame.method!r:.80}: it has {known}")))
         elif self._looking >= _AT_ONCE:
             session.send(fail(frame.id, ResourceExhausted("too many are looking at once", retry_after=LONGEST)))
         else:
             self._spawn(self._look(session, frame))
+
+    def _asked(self, session: LocalSession, frame: Call) -> None:
+        """Answer a question with parameters: what policy says of a call, or what the policy agent says to a request."""
+        try:
+            said = msgpack.unpackb(frame.payload, strict_map_key=True, max_ext_len=0)
+            if frame.method == "access":
+                verdict = self._agent.access.check(str(said["caller"]), str(said["service"]), str(said["method"]))
+                self._reply(session, frame, {**verdict._asdict(), "number": self._agent.access.number})
+                return
+            verb, payload = names.method_name(said["verb"]), bytes(said["payload"])
+        except MeshError as error:
+            session.send(fail(frame.id, error))
+            return
+        except Exception:  # msgpack raises a dozen unrelated classes
+            text = f"busmesh {frame.method} takes other parameters"
+            session.send(fail(frame.id, InvalidArgument(text, ran=Ran.NO)))
+            return
+        self._spawn(self._pass_on(session, frame, verb, payload))
+
+    async def _pass_on(self, session: LocalSession, frame: Call, verb: str, payload: bytes) -> None:
+        try:
+            self._reply(session, frame, await self._agent.control.ask(verb, payload, frame.ttl_ms / 1000))
+        except MeshError as error:
+            session.send(fail(frame.id, error))
 
     async def _look(self, session: LocalSession, frame: Call) -> None:
         self._looking += 1
@@ -103,7 +154,7 @@ class Console:
         certificate = self._certificate(a)
         return {
             "node": a.node,
-            "version": __version__ if a.node == self._status()["node"] else "",
+            "version": __version__ if a.node == self._agent.own.node else "",
             "boot": a.boot,
             "services": [offer.service for offer in a.offers],
             "state": _state(a),

@@ -11,6 +11,8 @@ from bus_mesh import __version__
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.console import Console
+from bus_mesh.agent.control import Control
+from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound
 from bus_mesh.agent.local import Door
@@ -32,6 +34,7 @@ from bus_mesh.identity.keyring import Keyring, Now, Own, Untrusted
 from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
+from bus_mesh.policy.follow import Freshness
 from bus_mesh.policy.models import Balance
 from bus_mesh.protocol.errors import MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
@@ -87,10 +90,13 @@ class Node:
         self.now: Final[Callable[[], float]] = world.monotonic
         """Monotonic seconds."""
         self._policy = NO_POLICY
-        self._access = Access(NO_POLICY)
+        self.access = Access(NO_POLICY)
+        self.freshness: Callable[[], Freshness] = self._of_files
+        """How sure it is that the policy in force is the newest."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("agent")
         self._limited = Limited(self._log)
+        self.denials = Denials(metrics, self._limited)
         self._usual = Usual()
         self.subjects = Subjects(own.mesh)
         boot = world.entropy(8).hex()
@@ -112,9 +118,11 @@ class Node:
             self.announcer,
             lambda: f"{own.node}-{world.entropy(4).hex()}",
             setting.labels,
-            self._spawn,
+            self.spawn,
         )
-        self._console = Console(self.watch, self.status, lambda: world.clock().wall_us, self._certificate, self._spawn)
+        self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
+        self.outbound.stray = self.control.answered
+        self._console = Console(self, self.watch, lambda: world.clock().wall_us, self._certificate, self.spawn)
 
     def _join_up(self, world: World) -> None:
         """Make what knows who is there and both directions of calls, and tell each of the others."""
@@ -127,11 +135,11 @@ class Node:
             self.subjects,
             self.directory,
             self._clock,
-            self._spawn,
+            self.spawn,
             self._changed,
             self._distrust,
         )
-        self._parts = Parts(self._meter, self._denied, self.directory, self.watch.ask, world.jitter)
+        self._parts = Parts(self._meter, self.denials.note, self.directory, self.watch.ask, world.jitter)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
@@ -175,8 +183,8 @@ class Node:
         await self.bus.subscribe(self.subjects.none_of(self.own.node, self.keyring.boot), self.receiver.on_none)
         await self.bus.subscribe(self.subjects.find_of("_"), self.watch.on_find)
         self.bus.on_state(self._bus_changed)
-        self._spawn(self._beat())
-        self._spawn(self._sweep())
+        self.spawn(self._beat())
+        self.spawn(self._sweep())
 
     async def drain(self, patience: float) -> None:
         """Leave without losing a call: tell apps and callers, finish what runs, `patience` seconds at most."""
@@ -201,9 +209,9 @@ class Node:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def enforce(self, policy: PolicySet) -> None:
+    def enforce(self, policy: PolicySet, access: Access | None = None) -> None:
         """Put a policy into force: calls that start from now on follow it, those under way end as they began."""
-        self._policy, self._access = policy, Access(policy)
+        self._policy, self.access = policy, access or Access(policy)
         self.outbound.recompile()
         self.inbound.recompile()
 
@@ -255,7 +263,7 @@ class Node:
     @property
     def policy_number(self) -> int:
         """The number of the policy in force."""
-        return self._access.number
+        return self.access.number
 
     # Timed work.
 
@@ -308,7 +316,8 @@ class Node:
     def _changed(self, services: Iterable[str], now: float) -> None:
         self.outbound.changed(services, self._parts.waiting.of, now)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what ends with this node."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -322,10 +331,6 @@ class Node:
         series = self.metrics.client if side == "client" else self.metrics.server
         # Only names that policy knows become labels: what an app invents would use up the room of the real ones.
         return series.child(service, method, caller) if service in self._policy.services else series.child(*_OTHERS)
-
-    def _denied(self, rule: str, audited: bool) -> None:
-        self.metrics.denied.add(rule)
-        self._limited.warning("denied", rule=rule, audited=audited, policy=self._access.number)
 
     def _dropped(self, reason: str) -> None:
         self.metrics.envelope_failures.add(reason)
@@ -342,7 +347,7 @@ class Node:
     def _route(self, service: str, method: str) -> Route:
         policy = self._policy
         picker = self._picker(policy.balance(service))
-        path = outbound(self._parts, self._access, picker, service, method)
+        path = outbound(self._parts, self.access, picker, service, method)
         return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
 
     def _unfit(self, app: str) -> MeshError | None:
@@ -354,7 +359,7 @@ class Node:
         )
 
     def _inbound_path(self, service: str, method: str) -> Path:
-        return inbound(self._parts, self._access, service, method)
+        return inbound(self._parts, self.access, service, method)
 
     def _picker(self, balance: Balance) -> Picker | None:
         if balance is Balance.QUEUE:
@@ -363,20 +368,26 @@ class Node:
             return Picker.round_robin()
         return (Picker.random if balance is Balance.RANDOM else Picker.least_request)(self._picker_draw)
 
+    def _of_files(self) -> Freshness:
+        return Freshness.NOTHING if self._policy.empty else Freshness.FRESH
+
     def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)
         return peer.certificate if peer is not None else None
 
     def status(self) -> dict[str, object]:
         """What `busmesh status` and `/readyz` tell of this agent."""
+        office = self.control.office
         return {
             "node": self.own.node,
             "mesh": self.own.mesh,
             "version": __version__,
             "bus": self.bus.state.value,
             "rtt_ms": round(self.bus.rtt * 1000, 3),
-            "policy": self._access.number,
+            "policy": self.access.number,
             "policy_loaded": not self._policy.empty,
+            "policy_state": self.freshness().value,
+            "policy_agent_key": office.key_id.hex() if office is not None else "",
             "sessions": len(self.door.sessions),
             "instances": len(self.announcer.instances),
             "inflight": len(self.outbound.awaiting),

@@ -100,6 +100,8 @@ class Outbound:
         """The same, by the apps that were found fit to call."""
         self._tries = 0
         self._leaving = False
+        self.stray: Callable[[Peer, Fields], None] = lambda peer, frame: None
+        """Where an answer goes that is none to a call of an app."""
         outbox.stalled = self._stalled
 
     def __repr__(self) -> str:
@@ -177,6 +179,8 @@ class Outbound:
             instance = None if head is None else head.get("instance")
             outcome = Outcome(instance if type(instance) is str and len(instance) <= 95 else None, payload)
             self.driver.answer(flight, outcome, now)
+        else:
+            self.stray(peer, frame)
 
     def fail(self, peer: Peer, frame: Fail, now: float) -> None:
         """Take in a failure; one from somebody who was not asked is dropped."""
@@ -185,6 +189,8 @@ class Outbound:
             outcome = Outcome.failure(frame, _instance(frame.head))
             self._tried(_CODES[outcome.code])
             self.driver.answer(flight, outcome, now)
+        else:
+            self.stray(peer, frame)
 
     def refused(self, peer: Peer, frame: Refused, now: float) -> None:
         """Place the calls of a queue-mode envelope anew that reached somebody it was not addressed to."""

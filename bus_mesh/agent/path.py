@@ -14,10 +14,10 @@ from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.authorise import Authorise
 from bus_mesh.gates.balance import Balance, Waiting
 from bus_mesh.gates.deadline import Deadline
-from bus_mesh.gates.gate import Path
+from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.measure import Measure, Meter
 from bus_mesh.gates.retry import Retry
-from bus_mesh.policy.access import Access
+from bus_mesh.policy.access import Access, Verdict
 
 
 class Parts(Generic[P]):
@@ -26,7 +26,7 @@ class Parts(Generic[P]):
     def __init__(
         self,
         meter: Callable[[str, str, str, str], Meter],
-        denied: Callable[[str, bool], None],
+        denied: Callable[[Flight, Verdict], None],
         directory: Directory[P],
         ask: Callable[[str], None],
         jitter: Callable[[], float],

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
+from bus_mesh.agent.follow import Follow
+from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
@@ -26,12 +28,13 @@ from bus_mesh.config import (
     changed_fields_needing_restart,
     group_id,
     load_node,
-    read_policy_dir,
     user_id,
 )
 from bus_mesh.identity.keyring import Now, Own, own_identity
 from bus_mesh.identity.keys import NodeKey
+from bus_mesh.policy.follow import Freshness
 from bus_mesh.policy.problems import DocumentError, Problem
+from bus_mesh.policy_files import read_policy_dir
 from bus_mesh.process.kept import Keeper
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
@@ -108,12 +111,16 @@ class Agent:
             node = self._node = Node(own, bus, apps, world, setting, metrics)
             self._supervisor = supervisor
             self._show(metrics, node)
-            self._load_policy(node)
+            follow = self._policy(node, own, rng.random)
             http = self._http(metrics, node)
             if http is not None:
                 stack.callback(http.close)
             await node.start()
             stack.push_async_callback(node.stop)
+            if follow is not None:
+                await bus.subscribe(node.subjects.policy, follow.on_policy)
+                bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
+                follow.greet()
             server = await serve(socket, lambda: node.session(identify))
             stack.callback(server.close)
             supervisor.start(self.config.services)
@@ -150,9 +157,28 @@ class Agent:
             self._node.apps = self._apps(self._node.own, self._supervisor)
         self._load_policy(self._node)
 
+    def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
+        """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
+        if self.config.policy_dir is not None:
+            self._load_policy(node)
+            return None
+        kept = KeptPolicy(self.config.state / "policy")
+        follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, node.enforce, node.spawn)
+        follow.start()
+        node.freshness = lambda: follow.freshness
+        states = {state.value: 0.0 for state in Freshness}
+        node.metrics.gauge(
+            "policy_state",
+            "How sure it is that the policy in force is the newest: 1 for what it is.",
+            lambda: {**states, follow.freshness.value: 1.0},
+            label="state",
+        )
+        node.metrics.gauge("policy_refused_total", "Heads and bundles refused.", lambda: follow.refused, kind="counter")
+        node.metrics.gauge("policy_forks_total", "Two bundles of one number.", lambda: follow.forks, kind="counter")
+        return follow
+
     def _load_policy(self, node: Node) -> None:
         if self.config.policy_dir is None:
-            self._log.warning("no policy_dir in node.yaml: every call is denied until there is one")
             return
         try:
             policy = read_policy_dir(self.config.policy_dir)

@@ -1,6 +1,6 @@
 """The life of one `busmesh up`, from its lock to its last process.
 
-    lock ▶ keeper ▶ bus ▶ two agents (each starts its services) ▶ READY … SIGTERM or SIGINT: the same, backwards
+    lock ▶ keeper ▶ bus ▶ policy agent, two agents (each starts its services) ▶ READY … SIGTERM or SIGINT: backwards
 
 Everything is a child of one keeper, so nothing outlives this process, `kill -9` included. An agent that ends is started
 again on the same socket and HTTP port.
@@ -21,8 +21,9 @@ from typing import Any, Final, NamedTuple
 from bus_mesh.agent.restart import Phase
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.embedded import EmbeddedServer
-from bus_mesh.cli import plan, screen, show
+from bus_mesh.cli import apply, plan, screen, show
 from bus_mesh.cli.home import private_folder, replace
+from bus_mesh.cli.operator import Operator
 from bus_mesh.cli.plan import Node, Wanted
 from bus_mesh.cli.problem import Problem
 from bus_mesh.cli.ready import Readiness
@@ -32,6 +33,8 @@ from bus_mesh.process.kept import Keeper
 
 AGENT_GRACE: Final = "35s"
 """What an agent may take to drain and end: its own 30 seconds and some."""
+APPLY_SECONDS: Final = 10.0
+"""How long both agents may take to apply what `--policy` names."""
 
 
 class Running(NamedTuple):
@@ -52,6 +55,9 @@ class Development:
     def __init__(self, home: Path, wanted: Wanted, output: Output) -> None:
         self.home, self.wanted, self.output = home, wanted, output
         self._agents: list[Running] = []
+        self._policy: Supervisor | None = None
+        self._policy_http = ""
+        self._logs = home / "logs"
         self._bus = ""
         self._ready = False
 
@@ -76,18 +82,37 @@ class Development:
         if elsewhere is not None:
             show.say(f"the path of {self.home} is too long for sockets: they are in {elsewhere}")
             stack.callback(shutil.rmtree, elsewhere, ignore_errors=True)
-        ports = [stack.enter_context(plan.reserve_port()) for _ in plan.NODES]
-        nodes = plan.prepare(self.home, self.wanted, elsewhere, [port.getsockname()[1] for port in ports])
+        *ports, port = [stack.enter_context(plan.reserve_port()).getsockname()[1] for _ in (*plan.NODES, plan.CONTROL)]
+        nodes = plan.prepare(self.home, self.wanted, elsewhere, ports)
         keeper = await Keeper.start()
         stack.push_async_callback(keeper.close)
         self._bus = await self._start_bus(stack, keeper)
         stack.callback((self.home / "up.json").unlink, missing_ok=True)
         # Both at once, not one after the other: each waits up to its grace for calls that run.
         stack.push_async_callback(self._stop_agents)
+        self._policy_http = f"http://127.0.0.1:{port}"
+        config = plan.write_policy_settings(self.home, self._bus, port)
+        self._policy = self._supervised(
+            keeper, "policy-agent", config, Place(nodes[0].socket, plan.CONTROL, self._logs)
+        )
         for node in nodes:
-            self._start_agent(keeper, node)
+            plan.write_settings(self.home, node, self.wanted, self._bus)
+            place = Place(node.socket, node.name, self._logs)
+            self._agents.append(Running(node, self._supervised(keeper, "agent", node.config, place)))
         await Readiness(nodes, plan.instances(self.wanted), self._standings).wait()
+        await self._apply(nodes[0])
         self._ready = True
+
+    async def _apply(self, node: Node) -> None:
+        """Apply what `--policy` names; where the store is new, it is in it already."""
+        if not self.wanted.policy:
+            return
+        from bus_mesh_sdk import Mesh
+
+        texts = {name: text for path in self.wanted.policy for name, text in apply.read(path).items()}
+        async with Mesh.connect(app=plan.CALLER, socket=node.socket) as mesh:
+            said = await apply.apply(mesh, Operator.read(self.home), texts)
+            await apply.wait(mesh, said["number"], APPLY_SECONDS)
 
     async def _start_bus(self, stack: AsyncExitStack, keeper: Keeper) -> str:
         folder = self.home / "bus"
@@ -95,23 +120,25 @@ class Development:
         server = await stack.enter_async_context(EmbeddedServer(folder, keeper=keeper))
         return server.url
 
-    def _start_agent(self, keeper: Keeper, node: Node) -> None:
-        plan.write_settings(self.home, node, self.wanted, self._bus)
-        place = Place(node.socket, node.name, self.home / "logs")
+    def _supervised(self, keeper: Keeper, command: str, config: Path, place: Place) -> Supervisor:
+        """Start one of our own processes, and keep it."""
         supervisor = Supervisor(keeper, place, jitter=random.random, changed=self._changed)
-        command = [sys.executable, "-m", "bus_mesh.cli", "agent", "-c", str(node.config)]
+        words = [sys.executable, "-m", "bus_mesh.cli", command, "-c", str(config)]
         environment = {"BUSMESH_HOME": str(self.home)}
-        program = Program.model_validate({"command": command, "grace": AGENT_GRACE, "env": environment})
-        self._agents.append(Running(node, supervisor))
-        supervisor.start({node.name: program})
+        program = Program.model_validate({"command": words, "grace": AGENT_GRACE, "env": environment})
+        supervisor.start({place.node: program})
+        return supervisor
 
     async def _stop_agents(self) -> None:
         if self._ready:
             show.say("stopping: the agents finish the calls that run")
         await asyncio.gather(*(running.supervisor.stop() for running in reversed(self._agents)))
+        if self._policy is not None:
+            await self._policy.stop()
 
     def _standings(self) -> list[Standing]:
-        return [standing for running in self._agents for standing in running.supervisor.standings]
+        supervisors = [running.supervisor for running in self._agents] + ([self._policy] if self._policy else [])
+        return [standing for supervisor in supervisors for standing in supervisor.standings]
 
     def _changed(self, standing: Standing) -> None:
         if standing.phase is Phase.RUNNING:
@@ -140,7 +167,7 @@ class Development:
         for running in self._agents:
             if running.pid:
                 os.kill(running.pid, signal.SIGHUP)
-        show.say("told the agents to read their settings and policy again")
+        show.say("told the agents to read their settings again")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `-o json` prints and `up.json` holds."""
@@ -149,6 +176,7 @@ class Development:
             "bus": self._bus,
             "home": str(self.home),
             "pid": os.getpid(),
+            "policy": {"http": self._policy_http, "pid": next(iter(self._policy.pids), 0) if self._policy else 0},
             "nodes": {
                 node.name: {"socket": str(node.socket), "http": f"http://127.0.0.1:{node.http}", "pid": running.pid}
                 for node, running in ((running.node, running) for running in self._agents)

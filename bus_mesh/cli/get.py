@@ -10,7 +10,7 @@ from bus_mesh.cli import ask, show
 from bus_mesh.cli.options import App, Socket
 from bus_mesh.cli.show import TableOutput
 
-app = typer.Typer(help="List nodes, services or instances.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List nodes, services, instances or policies.", no_args_is_help=True, rich_markup_mode=None)
 
 As = Annotated[TableOutput, typer.Option("-o", "--output", help="wide has more columns.")]
 
@@ -73,6 +73,13 @@ INSTANCES: Final = (
 )
 
 
+POLICIES: Final = (
+    Column("DOCUMENT", _text("document")),
+    Column("BUNDLE", _text("bundle")),
+    Column("HASH", lambda found: found["hash"][:12]),
+)
+
+
 @app.command()
 def nodes(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
     """List the nodes of the mesh."""
@@ -89,6 +96,20 @@ def services(socket: Socket = None, speak_as: App = "cli", output: As = TableOut
 def instances(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
     """List the instances of all services."""
     _print("instances", INSTANCES, socket, speak_as, output)
+
+
+@app.command()
+def policies(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
+    """List the policy documents in force."""
+    from bus_mesh.cli.apply import bundle
+
+    found = ask.with_mesh(speak_as, socket, bundle)
+    rows = [{"document": name, "bundle": found["number"], "hash": hash} for name, hash in found["hashes"].items()]
+    if output is TableOutput.JSON:
+        show.json_line(rows)
+        return
+    for row in lines(POLICIES, rows, wide=output is TableOutput.WIDE):
+        show.line(row)
 
 
 def _print(what: str, columns: Sequence[Column], socket: Path | None, speak_as: str, output: TableOutput) -> None:

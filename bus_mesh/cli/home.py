@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from bus_mesh import clock
-from bus_mesh.cli.problem import Problem
-from bus_mesh.identity.certificate import NodeCertificate, Role, certify_node, delegate, verify_chain
+from bus_mesh.cli.problem import Problem, usage
+from bus_mesh.identity.certificate import (
+    May,
+    NodeCertificate,
+    Role,
+    certify_node,
+    certify_operator,
+    delegate,
+    verify_chain,
+)
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.refusal import Untrusted
 from bus_mesh.protocol import names
@@ -26,6 +34,7 @@ from bus_mesh.protocol import names
 DAY_US: Final = 86_400_000_000
 DELEGATION_US: Final = 365 * DAY_US
 NODE_US: Final = 30 * DAY_US
+OPERATOR_US: Final = 90 * DAY_US
 BACKDATED_US: Final = 60_000_000
 """Certificates start a minute ago: the clock of whoever reads one may be behind."""
 _DELEGATED: Final = {"issuer": Role.ISSUER, "policy": Role.POLICY, "operator": Role.OPERATOR}
@@ -118,6 +127,33 @@ class MeshHome:
         write_new(identity / "root.pub", root)
         write_new(identity / "node.chain", chain)
         write_new(identity / "node.key", key.raw, private=True)
+
+    def appoint(self, name: str, may: Iterable[str], folder: Path) -> None:
+        """Write key and chain of a new operator into `folder`, good for 90 days; raise Problem for what cannot be."""
+        granted = list(may)
+        unknown = [word for word in granted if word not in list(May)]
+        if unknown or not granted:
+            known = ", ".join(May)
+            raise usage(f"an operator may not {', '.join(unknown) or 'nothing at all'}", f"there is {known}")
+        if (folder / f"{name}.key").exists() or name in _DELEGATED:
+            raise Problem(
+                f"{folder} already holds the keys of {name}", "keys are never overwritten", "name another one"
+            )
+        key, now_us = NodeKey.generate(secrets.token_bytes), clock.wall_us()
+        chain = certify_operator(
+            NodeKey.from_bytes(self._read("issuer.key")),
+            self._read("issuer.delegation"),
+            mesh=self.mesh,
+            name=name,
+            key=key.public,
+            may=map(May, granted),
+            not_before_us=now_us - BACKDATED_US,
+            not_after_us=now_us + OPERATOR_US,
+            serial=secrets.token_hex(8),
+        )
+        private_folder(folder)
+        write_new(folder / f"{name}.chain", chain)
+        write_new(folder / f"{name}.key", key.raw, private=True)
 
     def renew(self, node: str, serve: Iterable[str], call_as: Iterable[str], identity: Path) -> bool:
         """Give a node a new certificate if its own ends soon or grants something else; True if it did.

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from bus_mesh import __version__
-from bus_mesh.cli import agent, bench, call, get, mesh, policy, show, up
+from bus_mesh.cli import agent, bench, call, get, mesh, policy, policy_agent, show, status, up
 from bus_mesh.cli.problem import explain
 
 app = typer.Typer(
@@ -19,11 +19,14 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(call.call)
 app.add_typer(get.app, name="get")
+app.command()(status.status)
 app.command()(bench.bench)
 app.command()(agent.agent)
 app.command(context_settings={"ignore_unknown_options": True})(agent.run)
+app.command()(policy_agent.policy_agent)
 app.command()(mesh.init)
 app.add_typer(mesh.node, name="node")
+app.add_typer(mesh.operator, name="operator")
 app.add_typer(policy.policy, name="policy")
 app.add_typer(policy.access, name="access")
 

@@ -1,4 +1,4 @@
-"""`busmesh init` and `busmesh node add`: make a mesh, admit nodes."""
+"""`busmesh init`, `node add` and `operator add`: make a mesh, admit nodes, and say who may give commands."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -9,6 +9,7 @@ from bus_mesh.cli import options, show
 from bus_mesh.cli.options import Home
 
 node = typer.Typer(help="Admit nodes.", no_args_is_help=True, rich_markup_mode=None)
+operator = typer.Typer(help="Say who may give commands.", no_args_is_help=True, rich_markup_mode=None)
 
 _STARTER: Final = """\
 # A node of the mesh {mesh}. Paths are relative to this file. Start it: busmesh agent -c {path}
@@ -70,3 +71,23 @@ def add(
     show.say(f"admitted {name} for 30 days: {folder}")
     show.say(f"next: set the bus in {config}, put policy into {folder / 'policy'}, then busmesh agent -c {config}")
     show.line(str(config))
+
+
+@operator.command("add")
+def add_operator(
+    name: Annotated[str, typer.Argument(help="The name of the operator.")],
+    may: Annotated[str, typer.Option("--may", help="policy, services, observe, admit; with commas.")],
+    home: Home = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A folder for key and certificate [default: HOME].", show_default=False)
+    ] = None,
+) -> None:
+    """Certify an operator for 90 days: write NAME.key (0600) and NAME.chain, for --operator NAME."""
+    from bus_mesh.cli.home import MeshHome
+
+    mesh_home = MeshHome(options.home_of(home))
+    folder = (out or mesh_home.path).absolute()
+    mesh_home.appoint(name, options.names(may), folder)
+    show.say(f"{name} may {may} for 90 days")
+    show.say(f"next: busmesh policy apply -f PATH --operator {name} --home {folder}")
+    show.line(str(folder / f"{name}.key"))

@@ -1,7 +1,8 @@
-"""What `busmesh up` puts into its home: a mesh, two nodes, their settings and a policy that allows the demo.
+"""What `busmesh up` puts into its home: a mesh, two nodes and a policy agent, their settings, and policy for the demo.
 
 <home>/up.lock  up.json         held while it runs; what runs where
-<home>/policy/                  policy of both nodes: demo.yaml is written once and then yours
+<home>/policy/                  the first policy: what is in force later is in the policy agent's store
+<home>/control/                 the policy agent: identity, policy.yaml (written anew at every start), state
 <home>/node-a/  node-b/         identity, node.yaml (written anew at every start), state, agent.sock
 <home>/logs/                    what the agents say
 """
@@ -22,13 +23,15 @@ from bus_mesh.cli.problem import Problem
 
 MESH: Final = "dev"
 NODES: Final = ("node-a", "node-b")
+CONTROL: Final = "control"
+"""The node of the policy agent: it serves nothing and calls nobody."""
 CALLER: Final = "cli"
 """What the command line speaks as."""
 SOCKET_PATH_BYTES: Final = 107
 """The longest path that a Unix socket may have (unix(7), less the closing zero)."""
 
 DEMO_POLICY: Final = """\
-# Who may call whom in the shop. Change it, then tell the agents: kill -HUP the process of `busmesh up`.
+# Who may call whom in the shop. Change it, then: busmesh policy apply -f THIS-FILE
 kind: Service
 name: orders
 access:
@@ -104,12 +107,14 @@ def _demo(name: str, **more: Any) -> dict[str, Any]:
 
 
 def prepare(home: Path, wanted: Wanted, folder_of_sockets: Path | None, ports: Sequence[int]) -> list[Node]:
-    """Make what is not there yet, renew certificates that end soon, and return the nodes."""
+    """Make what is not there yet, renew certificates that end soon, and return the two nodes."""
     mesh = MeshHome(home)
     if not mesh.exists:
         mesh.init(MESH)
     _write_policy(home / "policy", wanted)
-    private_folder(home / "logs")
+    for name in ("logs", CONTROL):
+        private_folder(home / name)
+    _admit(mesh, CONTROL, home / CONTROL / "identity", set(), set())
     serve = {*wanted.serve, *(("orders", "stock") if wanted.demo else ())}
     call_as = {CALLER, *wanted.call_as, *serve, *(("web",) if wanted.demo else ())}
     nodes = []
@@ -120,15 +125,31 @@ def prepare(home: Path, wanted: Wanted, folder_of_sockets: Path | None, ports: S
             private_folder(folder)
             folder.chmod(0o750)
         path.unlink(missing_ok=True)  # left by one that was killed; the lock says that nobody listens there
-        _admit(mesh, nodes[-1], serve, call_as)
+        _admit(mesh, name, nodes[-1].identity, serve, call_as)
     return nodes
 
 
-def _admit(mesh: MeshHome, node: Node, serve: set[str], call_as: set[str]) -> None:
-    if (node.identity / "node.key").exists():
-        mesh.renew(node.name, serve, call_as, node.identity)
+def _admit(mesh: MeshHome, node: str, identity: Path, serve: set[str], call_as: set[str]) -> None:
+    if (identity / "node.key").exists():
+        mesh.renew(node, serve, call_as, identity)
     else:
-        mesh.admit(node.name, serve, call_as, node.identity)
+        mesh.admit(node, serve, call_as, identity)
+
+
+def write_policy_settings(home: Path, bus: str, port: int) -> Path:
+    """Write the policy.yaml of the policy agent, now that the bus listens at `bus`, and return where it is."""
+    settings = {
+        "mesh": MeshHome(home).mesh,
+        "node": CONTROL,
+        "bus": {"url": bus},
+        "identity": "identity",
+        "signer": str(home),
+        "state": "state",
+        "initial": str(home / "policy"),
+        "http": f"127.0.0.1:{port}",
+        "log": {"format": "json"},
+    }
+    return _write(home / CONTROL / "policy.yaml", settings)
 
 
 def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
@@ -141,14 +162,16 @@ def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
         "socket": str(node.socket),
         "http": f"127.0.0.1:{node.http}",
         "state": "state",
-        "policy_dir": str(home / "policy"),
         "log": {"format": "json"},
         "services": services(wanted, node.name),
     }
-    text = "# Written by `busmesh up` at every start; changes here are lost.\n" + yaml.safe_dump(
-        settings, sort_keys=False
-    )
-    replace(node.config, text.encode())
+    _write(node.config, settings)
+
+
+def _write(path: Path, settings: dict[str, Any]) -> Path:
+    text = yaml.safe_dump(settings, sort_keys=False)
+    replace(path, f"# Written by `busmesh up` at every start; changes here are lost.\n{text}".encode())
+    return path
 
 
 def _write_policy(folder: Path, wanted: Wanted) -> None:

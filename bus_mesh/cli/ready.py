@@ -1,4 +1,4 @@
-"""When a development mesh is up: each agent knows every instance that was asked for."""
+"""When a development mesh is up: each agent has policy, and knows every instance that was asked for."""
 
 import asyncio
 from collections import Counter
@@ -69,6 +69,9 @@ class Readiness:
 
     async def _knows_all(self, mesh: "Mesh", node: Node) -> bool:
         try:
+            if not (await ask(mesh, "status"))["policy_loaded"]:
+                self.lacking[node.name] = f"{node.name} has no policy yet"
+                return False
             missing = lacking(self._wanted, await ask(mesh, "instances"))
         except MeshError as error:
             self.lacking[node.name] = f"{node.name} says {error}"

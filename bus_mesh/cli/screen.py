@@ -15,6 +15,7 @@ def first(running: dict[str, Any], wanted: Wanted) -> Iterator[str]:
     yield f"bus     {running['bus']}  open to every process of this machine: for development only"
     for name, node in running["nodes"].items():
         yield f"{name}  {node['socket']}  {node['http']}/metrics  pid {node['pid']}"
+    yield f"policy  {running['policy']['http']}/metrics  pid {running['policy']['pid']}"
     yield f"home    {home}"
     yield ""
     rows = _services(plan.instances(wanted))

@@ -144,10 +144,10 @@ class Store:
             old = self.bundle(number)
             return self._add(old.manifest, (), made_by, made_us, number)
 
-    def acknowledge(self, ack: Ack) -> None:
-        """Keep what an agent said last."""
+    def acknowledge(self, *acks: Ack) -> None:
+        """Keep what agents said last."""
         with self._writing():
-            self._database.execute("INSERT OR REPLACE INTO ack VALUES (?, ?, ?, ?, ?)", ack)
+            self._database.executemany("INSERT OR REPLACE INTO ack VALUES (?, ?, ?, ?, ?)", acks)
 
     def acks(self) -> list[Ack]:
         """Return what each agent said last, by node."""

@@ -19,9 +19,9 @@ class NoPolicy(FailedPrecondition, reason="NO_POLICY"):
 
 
 class Authorise(Gate):
-    """Refuses what policy does not allow. `denied(rule, audited)` counts what was, or in audit would be, refused."""
+    """Refuses what policy does not allow. `denied(call, verdict)` notes what was, or in audit would be, refused."""
 
-    def __init__(self, access: Access, denied: Callable[[str, bool], None], side: str) -> None:
+    def __init__(self, access: Access, denied: Callable[[Flight, Verdict], None], side: str) -> None:
         self.side = side
         self._access = access
         self._denied = denied
@@ -33,9 +33,9 @@ class Authorise(Gate):
         if verdict.allowed:
             call.permit = verdict
             if verdict.audited:
-                self._denied(verdict.rule, True)
+                self._denied(call, verdict)
             return None
-        self._denied(verdict.rule, False)
+        self._denied(call, verdict)
         return Refuse(self._refusal(call, verdict))
 
     def _ask(self, call: Flight) -> Verdict:
@@ -47,7 +47,7 @@ class Authorise(Gate):
 
     def _refusal(self, call: Flight, verdict: Verdict) -> NoPolicy | PermissionDenied:
         if verdict is NO_POLICY_LOADED:
-            return NoPolicy("this agent has no policy yet: set policy_dir in node.yaml and reload it", ran=Ran.NO)
+            return NoPolicy("this agent has no policy yet: busmesh policy apply -f PATH", ran=Ran.NO)
         text = f"{call.caller} may not call {call.service}/{call.method}: {verdict.rule} (policy {self._access.number})"
         details = {"rule": verdict.rule, "policy": self._access.number, "side": self.side}
         return PermissionDenied(text, details=details, ran=Ran.NO)

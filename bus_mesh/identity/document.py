@@ -15,7 +15,7 @@ import msgpack
 from bus_mesh.identity.keys import NodeKey, verifies
 from bus_mesh.identity.refusal import Reason, Untrusted
 
-__all__ = ["Document", "pack_row", "pre_authentication", "read", "read_row", "sign", "verified"]
+__all__ = ["Document", "claimed", "pack_row", "pre_authentication", "read", "read_row", "sign", "verified"]
 
 # The first byte of a MessagePack `bin`, and how many bytes its length then takes.
 _LENGTH_BYTES: Final = {b"\xc4": 1, b"\xc5": 2, b"\xc6": 4}
@@ -55,6 +55,18 @@ def verified(document: Document, key: bytes) -> tuple[Any, ...]:
     """Return what the document says, once its signature by the public `key` has held; raise Untrusted otherwise."""
     if not verifies(key, document.signature, pre_authentication(document.type, document.body)):
         raise Untrusted(Reason.BAD_SIGNATURE, f"{document.type} is not signed by key {key.hex()[:16]}…")
+    return _fields(document)
+
+
+def claimed(document: Document, count: int) -> tuple[Any, ...]:
+    """Return the `count` fields of a document that nothing is known of yet: to learn as of when to verify it."""
+    fields = _fields(document)
+    if len(fields) != count:
+        raise Untrusted(Reason.MALFORMED, f"{len(fields)} fields in {document.type}, not {count}")
+    return fields
+
+
+def _fields(document: Document) -> tuple[Any, ...]:
     try:
         fields = msgpack.unpackb(document.body, use_list=False, strict_map_key=True, max_ext_len=0)
     except Exception as error:  # msgpack raises a dozen unrelated classes

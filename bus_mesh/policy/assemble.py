@@ -8,7 +8,7 @@ A bundle is taken whole or not at all: one document that this agent does not und
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.follow import InForce
@@ -16,8 +16,10 @@ from bus_mesh.policy.load import PolicyError, parse
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, Manifest, ManifestError, hash_of
 from bus_mesh.policy.models import Mesh, Service
 
-__all__ = ["Assembly", "BundleRefused"]
+__all__ = ["Assembly", "BundleRefused", "Documents"]
 
+Documents: TypeAlias = dict[str, Service | Mesh]
+"""Policy documents by content hash."""
 _ANSWERED: Final = 5
 """Problems of a bundle that its refusal quotes."""
 
@@ -84,29 +86,42 @@ class Assembly:
         known = {**self._held, **self._documents}
         return {name: known[hash] for name, hash in self._manifest.hashes.items()}
 
-    def policy(self) -> PolicySet:
-        """Return a whole bundle as it is to be enforced; raise BundleRefused when any of it is not understood here."""
-        found: list[Service | Mesh] = []
+    def parts(self) -> dict[str, bytes]:
+        """Return all that a whole bundle consists of, its manifest included, by content hash: what is kept of it."""
+        assert self._manifest is not None
+        contents = {self._manifest.hashes[name]: data for name, data in self.documents().items()}
+        return {self.head.manifest.hex(): self._manifest.text, **contents}
+
+    def policy(self, known: Documents) -> PolicySet:
+        """Return a whole bundle as it is to be enforced; raise BundleRefused when any of it is not understood here.
+
+        `known` are the documents read before, by content hash: what did not change is not read again.
+        """
+        found: Documents = {}
         problems: list[str] = []
         for name, data in self.documents().items():
+            hash = hash_of(data)
             try:
-                found += self._read(name, data)
+                found[hash] = known[hash] if hash in known else self._read(name, data)
             except PolicyError as error:
                 problems += map(str, error.problems)
         if not problems:
             try:
-                return PolicySet.of(found, self.head.number)
+                policy = PolicySet.of(found.values(), self.head.number)
+                known.clear()
+                known.update(found)
+                return policy
             except PolicyError as error:
                 problems += map(str, error.problems)
         more = f"; and {len(problems) - _ANSWERED} more" if len(problems) > _ANSWERED else ""
         raise BundleRefused("; ".join(problems[:_ANSWERED]) + more)
 
     @staticmethod
-    def _read(name: str, data: bytes) -> list[Service | Mesh]:
+    def _read(name: str, data: bytes) -> Service | Mesh:
         try:
             found = parse(data.decode(), name)
         except UnicodeDecodeError:
             raise BundleRefused(f"{name} is not UTF-8 text") from None
         if [f"{document.kind}/{document.name}" for document in found] != [name]:
             raise BundleRefused(f"{name} holds {len(found)} documents, and not just the one of that kind and name")
-        return found
+        return found[0]

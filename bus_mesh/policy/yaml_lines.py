@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import yaml
 
-__all__ = ["MAX_DEPTH", "MAX_DOCUMENT", "Read", "Spot", "YamlError", "read"]
+__all__ = ["MAX_DEPTH", "MAX_DOCUMENT", "Read", "Spot", "YamlError", "read", "texts"]
 
 MAX_DOCUMENT: Final = 512 * 1024
 """Characters in one document."""
@@ -72,6 +72,19 @@ def read(text: str) -> list[Read]:
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {problem}", hint) from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise YamlError(1, f"not YAML: {str(error).splitlines()[0]}") from None
+
+
+def texts(text: str) -> list[str]:
+    """Return the documents of a YAML text one by one, each with the comments before it; raise YamlError."""
+    read(text)
+    found, start = [], 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.DocumentEndEvent):
+            end = event.end_mark.index if event.end_mark else len(text)
+            lines = [line for line in text[start:end].split("\n") if line.rstrip() != "---"]
+            start = end
+            found.append("\n".join(lines).strip() + "\n")
+    return found
 
 
 def _documents(events: Iterator[yaml.Event]) -> Iterator[Read]:

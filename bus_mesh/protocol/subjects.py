@@ -5,10 +5,13 @@ them through `names`, and what comes off the bus is matched against the same pat
 message published to the literal subject `…rpc.pay.*` to whoever subscribed to it.
 """
 
+from typing import Final
+
 from bus_mesh.protocol import names
 
 EVERYONE = "_"
 """Stands where a service would in a `find` that asks for every node."""
+_CONTROL: Final = {"get": "policy.get", "ack": "ack"}  # what has a place of its own; the rest is the API
 
 
 class Subjects:
@@ -80,6 +83,28 @@ class Subjects:
     def parse_found(self, subject: str) -> tuple[str, str] | None:
         """Return (service, node), or None when a token is not a valid name."""
         return self._pair("found", subject)
+
+    @property
+    def policy(self) -> str:
+        """The control subject: the signed head of the policy in force."""
+        return f"{self.root}.ctl.policy"
+
+    def control(self, verb: str, node: str) -> str:
+        """Where `node` asks the policy agent in office for something."""
+        return f"{self.root}.ctl.{_CONTROL.get(verb, f'api.{verb}')}.{node}"
+
+    def control_all(self) -> tuple[str, ...]:
+        """What a policy agent in office subscribes to."""
+        return *(f"{self.root}.ctl.{place}.*" for place in _CONTROL.values()), f"{self.root}.ctl.api.*.*"
+
+    def parse_control(self, subject: str) -> tuple[str, str] | None:
+        """Return (verb, node) of what is asked of the policy agent, or None when a token is not a valid name."""
+        place, _, node = subject.rpartition(".")
+        verb = next((verb for verb, told in _CONTROL.items() if place == f"{self.root}.ctl.{told}"), "")
+        prefix = f"{self.root}.ctl.api."
+        if not verb and place.startswith(prefix):
+            verb = place[len(prefix) :]
+        return (verb, node) if names.is_method(verb) and names.is_node(node) else None
 
     def _pair(self, kind: str, subject: str) -> tuple[str, str] | None:
         prefix = f"{self.root}.{kind}."

@@ -15,10 +15,10 @@ from bus_mesh.agent.node import World as Outside
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.clock import monotonic
-from bus_mesh.config import read_policy_dir
 from bus_mesh.identity.certificate import verify_chain
 from bus_mesh.identity.herald import Own
 from bus_mesh.identity.keys import NodeKey
+from bus_mesh.policy_files import read_policy_dir
 from bus_mesh.telemetry.metrics import Metrics
 
 

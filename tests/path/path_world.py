@@ -102,7 +102,7 @@ class Side:
         self.access = Access(PolicySet.of(parse(POLICY, "policy")))
         self.directory: Directory[Peer] = Directory(lambda n: 0)
         self.parts = Parts(
-            lambda *names: Meter(), lambda rule, audited: None, self.directory, self.asked.append, lambda: 0.0
+            lambda *names: Meter(), lambda call, verdict: None, self.directory, self.asked.append, lambda: 0.0
         )
         self.outbox = Outbox(
             keyring,

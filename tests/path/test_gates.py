@@ -79,7 +79,7 @@ def found(directory: Directory[str], *ids: str, now: float = 0.0) -> None:
 
 
 def test_a_call_travels_in_this_order(directory: Directory[str]) -> None:
-    parts = Parts(lambda *names: Meter(), lambda rule, audited: None, directory, lambda service: None, lambda: 0.5)
+    parts = Parts(lambda *names: Meter(), lambda call, verdict: None, directory, lambda service: None, lambda: 0.5)
 
     out = outbound(parts, access(), None, "orders", "get")
     into = inbound(parts, access(), "orders", "get")
@@ -104,7 +104,7 @@ def test_a_denied_call_names_its_rule_and_leaves_no_permit(caller: str, rule: st
     counted: list[tuple[str, bool]] = []
     call = flight(caller=caller)
 
-    refused = Authorise(access(), lambda *said: counted.append(said), "inbound").enter(call, 0.0)
+    refused = Authorise(access(), lambda _, said: counted.append((said.rule, said.audited)), "inbound").enter(call, 0.0)
 
     assert isinstance(refused, Refuse)
     assert refused.outcome.fail is not None
@@ -113,7 +113,7 @@ def test_a_denied_call_names_its_rule_and_leaves_no_permit(caller: str, rule: st
 
 
 def test_without_any_policy_every_call_is_refused_and_told_why() -> None:
-    refused = Authorise(Access(NO_POLICY), lambda rule, audited: None, "outbound").enter(flight(), 0.0)
+    refused = Authorise(Access(NO_POLICY), lambda call, verdict: None, "outbound").enter(flight(), 0.0)
 
     assert isinstance(refused, Refuse)
     assert refused.outcome.reason == "NO_POLICY"
@@ -122,14 +122,15 @@ def test_without_any_policy_every_call_is_refused_and_told_why() -> None:
 def test_in_audit_a_call_goes_on_and_is_counted() -> None:
     counted: list[tuple[str, bool]] = []
     call = flight(caller="batch")
-    gate = Authorise(access(POLICY + "  mode: audit\n"), lambda *said: counted.append(said), "inbound")
+    note = lambda call, said: counted.append((said.rule, said.audited))  # noqa: E731
+    gate = Authorise(access(POLICY + "  mode: audit\n"), note, "inbound")
 
     assert gate.enter(call, 0.0) is None
     assert (counted, call.permit is not None) == ([("no-batch", True)], True)
 
 
 def test_what_strangers_are_called_makes_no_table_grow() -> None:
-    gate = Authorise(access(), lambda rule, audited: None, "inbound")
+    gate = Authorise(access(), lambda call, verdict: None, "inbound")
     for number in range(5_000):
         gate.enter(flight(caller=f"c{number}"), 0.0)
 

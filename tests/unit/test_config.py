@@ -15,11 +15,11 @@ from bus_mesh.config import (
     group_id,
     home,
     load_node,
-    read_policy_dir,
     socket_path,
     user_id,
 )
 from bus_mesh.policy import PolicyError
+from bus_mesh.policy_files import read_policy_dir
 
 SMALL = "mesh: shop\nnode: node-a\nbus: {url: nats://127.0.0.1:4222}\n"
 WHOLE = """

@@ -23,6 +23,7 @@ ARROWS = {
     "bus": {"protocol", "process", "clock"},
     "telemetry": {"protocol", "clock"},
     "config": {"policy", "protocol"},
+    "policy_files": {"policy", "config"},
     "agent": {
         "gates",
         "bus",
@@ -32,20 +33,21 @@ ARROWS = {
         "resilience",
         "telemetry",
         "config",
+        "policy_files",
         "clock",
         "process",
         "protocol",
     },
-    "control": {"policy", "identity", "bus", "telemetry", "config", "clock", "protocol"},
+    "control": {"policy", "identity", "bus", "telemetry", "config", "policy_files", "clock", "protocol"},
     "testing": {"agent", "bus", "identity", "policy", "protocol", "telemetry", "clock"},
     "demo": {"bus_mesh_sdk"},
     "bus_mesh_sdk": {"protocol"},
 }
 # Where each package that is not ours may be imported. Inside cli each subcommand imports what it needs.
 THIRD_PARTY = {
-    "msgpack": {"protocol", "identity", "bus_mesh_sdk", "agent/console.py", "cli"},
+    "msgpack": {"protocol", "identity", "bus_mesh_sdk", "agent/console.py", "agent/follow.py", "control", "cli"},
     "cryptography": {"identity"},
-    "pydantic": {"policy", "config.py", "bus_mesh_sdk", "demo"},
+    "pydantic": {"policy", "config.py", "control/settings.py", "bus_mesh_sdk", "demo"},
     "pydantic_core": {"policy", "bus_mesh_sdk", "config.py"},
     "yaml": {"policy", "cli"},
     "nats": {"bus/nats_bus.py", "bus/nats_connection.py"},

@@ -9,6 +9,7 @@ from bus_mesh.cli.ready import lacking
 RUNNING: dict[str, Any] = {
     "bus": "nats://127.0.0.1:4222",
     "home": "/home/x/busmesh",
+    "policy": {"http": "http://127.0.0.1:9467", "pid": 10},
     "nodes": {
         "node-a": {"socket": "/home/x/busmesh/node-a/agent.sock", "http": "http://127.0.0.1:9465", "pid": 11},
         "node-b": {"socket": "/home/x/busmesh/node-b/agent.sock", "http": "http://127.0.0.1:9466", "pid": 12},

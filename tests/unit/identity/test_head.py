@@ -7,7 +7,7 @@ from identity_world import DAY_US, START_US, World, stream
 
 from bus_mesh.identity import document
 from bus_mesh.identity.certificate import Role, delegate
-from bus_mesh.identity.head import HEAD_LIMIT, Head, sign_head, verify_head
+from bus_mesh.identity.head import HEAD_LIMIT, Head, sign_head, verify_head, verify_kept_head
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.refusal import Untrusted
 
@@ -26,6 +26,7 @@ def head(world: World, **other: Any) -> bytes:
         "term": 3,
         "number": 7,
         "manifest": MANIFEST,
+        "node": "control",
         "issued_us": START_US,
         "life_us": DAY_US,
     }
@@ -41,7 +42,7 @@ def refused(world: World, data: bytes, now_us: int = START_US) -> str:
 
 def test_a_good_head_says_what_was_signed(world: World) -> None:
     assert verify_head(head(world), "demo", world.root.public, START_US) == Head(
-        "demo", 3, 7, MANIFEST, START_US, START_US + DAY_US
+        "demo", 3, 7, MANIFEST, "control", START_US, START_US + DAY_US
     )
 
 
@@ -88,12 +89,13 @@ def test_a_head_cut_anywhere_or_too_long_is_refused(world: World) -> None:
     "fields",
     [
         (),
-        ("demo", 3, 7, MANIFEST, START_US),
-        ("demo", 3, 0, MANIFEST, START_US, START_US + 1),
-        ("demo", 3, 7, b"short", START_US, START_US + 1),
-        ("demo", 3, 7, MANIFEST, START_US, START_US),
-        ("demo", 3, 7.0, MANIFEST, START_US, START_US + 1),
-        ("demo", True, 7, MANIFEST, START_US, START_US + 1),
+        ("demo", 3, 7, MANIFEST, "control", START_US),
+        ("demo", 3, 0, MANIFEST, "control", START_US, START_US + 1),
+        ("demo", 3, 7, b"short", "control", START_US, START_US + 1),
+        ("demo", 3, 7, MANIFEST, "control", START_US, START_US),
+        ("demo", 3, 7, MANIFEST, "no.node", START_US, START_US + 1),
+        ("demo", 3, 7.0, MANIFEST, "control", START_US, START_US + 1),
+        ("demo", True, 7, MANIFEST, "control", START_US, START_US + 1),
     ],
 )
 def test_signed_nonsense_is_refused(world: World, fields: tuple[Any, ...]) -> None:
@@ -106,3 +108,13 @@ def test_signed_nonsense_is_refused(world: World, fields: tuple[Any, ...]) -> No
 def test_a_signer_is_stopped_from_signing_nonsense(world: World, other: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no head"):
         head(world, **other)
+
+
+def test_a_kept_head_holds_as_of_its_own_time_and_for_nobody_else(world: World) -> None:
+    old = head(world, issued_us=START_US + 300 * DAY_US)
+
+    assert refused(world, old, START_US + 400 * DAY_US) == "EXPIRED"
+    assert verify_kept_head(old, "demo", world.root.public).number == 7
+    for wrong, mesh, root in ((old[:-1], "demo", world.root), (old, "shop", world.root), (old, "demo", SIGNER)):
+        with pytest.raises(Untrusted):
+            verify_kept_head(wrong, mesh, root.public)

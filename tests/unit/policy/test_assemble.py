@@ -49,7 +49,7 @@ def test_what_is_at_hand_is_not_asked_for_so_a_change_of_one_service_moves_that_
 
     assert made.wants() == [hash_of(after["Service/orders"])]
     made.supply(after["Service/orders"])
-    assert made.policy().timeout("orders", "get") == 3.0
+    assert made.policy({}).timeout("orders", "get") == 3.0
 
 
 @given(st.permutations([*SHOP.values(), *SHOP.values(), b"noise", b"kind: Mesh", b""]))
@@ -61,7 +61,7 @@ def test_the_order_and_what_else_comes_make_no_difference(parts: list[bytes]) ->
         made.supply(data)
         assert made.whole >= before
 
-    policy = made.policy()
+    policy = made.policy({})
     assert (policy.number, sorted(policy.services)) == (7, ["orders", "stock"])
 
 
@@ -92,7 +92,7 @@ def test_one_document_that_is_not_understood_refuses_the_whole_with_the_reason(
     documents: dict[str, bytes], said: str
 ) -> None:
     with pytest.raises(BundleRefused) as error:
-        filled({**SHOP, **documents} if "Mesh/one" not in documents else documents).policy()
+        filled({**SHOP, **documents} if "Mesh/one" not in documents else documents).policy({})
 
     assert said in str(error.value)
     assert len(str(error.value)) < 2000

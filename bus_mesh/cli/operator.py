@@ -1,0 +1,78 @@
+"""An operator on the command line: who they are, and commands signed by them on their way to the policy agent."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from bus_mesh.cli.ask import OWN_SERVICE, ask
+from bus_mesh.cli.problem import Problem
+
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+    from bus_mesh.identity.keys import NodeKey
+
+ASK_SECONDS: Final = 15.0
+"""How long the policy agent may take; it reads ten thousand rules in under two."""
+
+
+class Operator:
+    """A key and its chain: `<name>.key` and `<name>.chain` of a folder, or the home's first operator."""
+
+    def __init__(self, key: "NodeKey", chain: bytes) -> None:
+        self._key = key
+        self._chain = chain
+
+    @classmethod
+    def read(cls, folder: Path, name: str = "operator") -> "Operator":
+        """Return the operator of this name in a folder; raise Problem with what to do."""
+        from bus_mesh.identity import document
+        from bus_mesh.identity.keys import NodeKey
+
+        file = folder / f"{name}.key"
+        try:
+            key = NodeKey.from_bytes(file.read_bytes())
+            chain = folder / f"{name}.chain"
+            delegation = folder / f"{name}.delegation"
+            held = chain.read_bytes() if chain.exists() else document.pack_row((delegation.read_bytes(),))
+        except (FileNotFoundError, ValueError):
+            raise Problem(
+                f"{folder} holds no operator {name!r}",
+                f"what changes policy is signed by an operator, with {file.name} and its certificate beside it",
+                "name the home of the mesh with --home, or ask who holds it for `busmesh operator add`",
+            ) from None
+        return cls(key, held)
+
+    async def command(self, mesh: "Mesh", verb: str, arguments: dict[str, Any]) -> Any:
+        """Have the policy agent carry something out, once, and return its answer."""
+        from bus_mesh import clock
+        from bus_mesh.identity.command import sign_command
+
+        status = await ask(mesh, "status")
+        target = status.get("policy_agent_key")
+        if not target:
+            raise Problem(
+                "no policy agent is known to this node",
+                "it publishes every few seconds on the control subject, and none was heard",
+                "busmesh policy-agent -c policy.yaml; or, where node.yaml names a policy_dir, change files and SIGHUP",
+            )
+        signed = sign_command(
+            self._key,
+            self._chain,
+            mesh=status["mesh"],
+            verb=verb,
+            arguments=msgpack.packb(arguments),
+            request=secrets.token_hex(16),
+            target=bytes.fromhex(target),
+            issued_us=clock.wall_us(),
+        )
+        return await control(mesh, verb, {"command": signed})
+
+
+async def control(mesh: "Mesh", verb: str, arguments: dict[str, Any]) -> Any:
+    """Return what the policy agent answers to a request, passed on by this node's agent."""
+    asked = {"verb": verb, "payload": msgpack.packb(arguments)}
+    answer = await mesh.call(OWN_SERVICE, "control", asked, timeout=ASK_SECONDS)
+    return msgpack.unpackb(answer)

@@ -1,0 +1,293 @@
+"""The policy agent on the bus: publishes the signed head, and hands requests to the desk.
+
+    ctl.policy                          the head, at every change and every `HEAD_SECONDS`, with who publishes it
+    ctl.policy.get.<node>               documents by hash; a bare announcement asks for the head to be said again
+    ctl.ack.<node>                      applied, or refused
+    ctl.api.<verb>.<node>               what people ask
+
+    request ──opened, checked──▶ desk ──▶ the node's inbox
+
+Everything else that comes is sealed for this process and signed by the node in its subject, or dropped and counted.
+The desk works in a thread of its own: reading ten thousand rules or waiting for a disk delays no head.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from bus_mesh.bus.contract import Bus
+from bus_mesh.control.desk import Asked, Desk
+from bus_mesh.control.store import Ack, StoreError
+from bus_mesh.identity import document
+from bus_mesh.identity.envelope import EnvelopeKind, is_envelope
+from bus_mesh.identity.head import Head, sign_head, verify_head
+from bus_mesh.identity.keyring import Keyring, Now, Opened, Own, Peer, Untrusted
+from bus_mesh.identity.keys import NodeKey
+from bus_mesh.identity.refusal import IdentityError
+from bus_mesh.protocol.errors import FailedPrecondition, Internal, MeshError, Ran, ResourceExhausted
+from bus_mesh.protocol.frames import Fail, Fields, FrameError, Kind, encode, read
+from bus_mesh.protocol.subjects import Subjects
+from bus_mesh.telemetry.log import Limited, get_logger
+
+HEAD_SECONDS: Final = 5.0
+"""Between two heads of the same bundle."""
+GREET_SECONDS: Final = 0.05
+"""How long a node that has just come may wait, with others who come meanwhile."""
+HEAD_LIFE_US: Final = 24 * 3600 * 1_000_000
+"""How long a head is good for where nothing newer is heard."""
+ACKS_SECONDS: Final = 0.1
+"""How long acknowledgements are gathered before they are written."""
+MOST_ASKED: Final = 1024
+"""Requests that wait for the desk, of all nodes; of one node a sixteenth."""
+CONSOLE: Final = "busmesh"
+_CALL: Final = int(Kind.CALL)
+_REPLY: Final = int(Kind.REPLY)
+
+
+class Signer(NamedTuple):
+    """The policy signer's key, the root's delegation of it, and that delegation's version."""
+
+    key: NodeKey
+    delegation: bytes
+    term: int
+
+
+class Office:
+    """One policy agent in office. `start` it once it holds the lock of its store."""
+
+    def __init__(
+        self,
+        own: Own,
+        keyring: Keyring,
+        bus: Bus,
+        desk: Desk,
+        signer: Signer,
+        clock: Callable[[], Now],
+        work: ThreadPoolExecutor,
+    ) -> None:
+        self.dropped: Counter[str] = Counter()
+        """What came and was not believed, by reason."""
+        self.alarms = 0
+        """Heads of another policy agent that this one did not publish."""
+        self._own = own
+        self._keyring = keyring
+        self._bus = bus
+        self._desk = desk
+        self._signer = signer
+        self._clock = clock
+        self._work = work
+        self._subjects = Subjects(own.mesh)
+        self._log = get_logger("policy-agent")
+        self._limited = Limited(self._log)
+        self._asked: Counter[str] = Counter()
+        self._acks: dict[str, Ack] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._published = 0
+        self._greeting: asyncio.TimerHandle | None = None
+        self._keys = deque((keyring.key_id,), maxlen=2)
+
+    def __repr__(self) -> str:
+        return f"Office({self._own.node}, bundle={self.number}, asked={self._asked.total()})"
+
+    @property
+    def number(self) -> int:
+        """The number of the bundle in force, 0 before the first."""
+        return 0 if self._desk.bundle is None else self._desk.bundle.number
+
+    async def start(self) -> None:
+        """Listen, and publish."""
+        for subject in self._subjects.control_all():
+            await self._bus.subscribe(subject, self.on_request)
+        await self._bus.subscribe(self._subjects.policy, self.on_head)
+        self._spawn(self._beat())
+        self._spawn(self._keep_acks())
+
+    async def stop(self) -> None:
+        """End what was started; the bus and the thread are the caller's."""
+        if self._greeting is not None:
+            self._greeting.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def publish(self) -> None:
+        """Say which bundle is in force, and who says so."""
+        now, bundle = self._clock(), self._desk.bundle
+        if self._keyring.due(now):
+            self._keyring.rotate(now)
+            self._keys.append(self._keyring.key_id)
+        self._keyring.sweep(now)
+        announcement = self._keyring.announce((), now)
+        if bundle is None:
+            return
+        head = sign_head(
+            self._signer.key,
+            self._signer.delegation,
+            mesh=self._own.mesh,
+            term=self._signer.term,
+            number=bundle.number,
+            manifest=bundle.manifest.hash,
+            node=self._own.node,
+            issued_us=now.wall_us,
+            life_us=HEAD_LIFE_US,
+        )
+        self._bus.publish(self._subjects.policy, document.pack_row((head, announcement)))
+        self._published = bundle.number
+
+    def on_head(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Hear of every head; one that this policy agent did not publish means that two are in office."""
+        try:
+            signed, _ = document.read_row(data, 2)
+            head = verify_head(signed, self._own.mesh, self._own.root, self._clock().wall_us)
+        except (Untrusted, ValueError):
+            self._drop("HEAD")
+            return
+        bundle = self._desk.bundle
+        ours = head.node == self._own.node and bundle is not None
+        if not ours or (head.number == self.number and bundle and head.manifest != bundle.manifest.hash):
+            self._alarm(head)
+
+    def on_request(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Take in a request: what is not sealed for us and signed by the node in its subject is dropped."""
+        named = self._subjects.parse_control(subject)
+        if named is None:
+            self._drop("BAD_SUBJECT")
+            return
+        verb, node = named
+        if verb == "get" and not is_envelope(data):
+            self._greeted(node, data)
+            return
+        try:
+            opened = self._keyring.open(subject, data, self._clock())
+            frames = [read(raw) for raw in opened.frames]
+        except IdentityError as error:
+            self._drop(error.reason)
+            return
+        except FrameError:
+            self._drop("BAD_FRAME")
+            return
+        if opened.peer.node != node or opened.kind is not EnvelopeKind.CONTROL:
+            self._drop("WRONG_NODE")
+            return
+        for frame in frames:
+            if frame[0] != _CALL or frame[2] != CONSOLE or frame[3] != verb:
+                self._drop("TOKENS_DIFFER")
+            else:
+                self._request(opened, verb, frame)
+
+    # Inside.
+
+    def _greeted(self, node: str, announcement: bytes) -> None:
+        """A node has come and waits for a head: say it again, to all of those who have come by then."""
+        try:
+            self._keyring.accept(announcement, self._clock(), node)
+        except Untrusted as error:
+            self._drop(error.reason)
+            return
+        if self._greeting is None:
+            self._greeting = asyncio.get_running_loop().call_later(GREET_SECONDS, self._greet)
+
+    def _greet(self) -> None:
+        self._greeting = None
+        self.publish()
+
+    def _request(self, opened: Opened, verb: str, frame: Fields) -> None:
+        node = opened.peer.node
+        if opened.skew_us:
+            seconds = opened.skew_us / 1e6
+            text = f"the policy agent's clock and that of {node} differ by {seconds:.1f} s; set them by NTP"
+            self._refuse(opened.peer, frame[1], FailedPrecondition(text, ran=Ran.NO))
+        elif verb == "ack":
+            self._heard(node, frame[7])
+        elif self._asked[node] >= MOST_ASKED // 16 or self._asked.total() >= MOST_ASKED:
+            error = ResourceExhausted("too many requests to the policy agent", ran=Ran.NO, retry_after=0.2)
+            self._refuse(opened.peer, frame[1], error)
+        else:
+            self._asked[node] += 1
+            self._spawn(self._serve(opened.peer, verb, frame))
+
+    async def _serve(self, peer: Peer, verb: str, frame: Fields) -> None:
+        try:
+            asked = Asked(peer.node, self._clock().wall_us, tuple(self._keys))
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._work, self._desk.answer, verb, frame[7], asked)
+        except MeshError as error:
+            self._refuse(peer, frame[1], error)
+        except Exception as error:
+            self._log.error("request failed", verb=verb, node=peer.node, exc_info=error)
+            self._refuse(peer, frame[1], Internal("the policy agent failed; its log says why", ran=Ran.MAYBE))
+        else:
+            if self.number != self._published:
+                self._log.info("policy changed", number=self.number, asked_by=peer.node)
+                self.publish()
+            self._send(peer, encode((_REPLY, frame[1], None, answer)))
+        finally:
+            self._asked[peer.node] -= 1
+            if not self._asked[peer.node]:
+                del self._asked[peer.node]
+
+    def _heard(self, node: str, payload: bytes) -> None:
+        try:
+            said = msgpack.unpackb(payload, use_list=False, strict_map_key=True, max_ext_len=0)
+            ack = Ack(
+                node, int(said["number"]), str(said["reason"])[:1000], int(said["took_us"]), self._clock().wall_us
+            )
+        except Exception:  # msgpack raises a dozen unrelated classes
+            self._drop("BAD_ACK")
+            return
+        if ack.reason:
+            self._limited.warning("policy refused by an agent", node=node, number=ack.number, why=ack.reason)
+        self._acks[node] = ack
+        self._desk.acks[node] = ack
+
+    def _refuse(self, peer: Peer, number: int, error: MeshError) -> None:
+        code, reason, message, details, head = error.to_wire()
+        self._send(peer, encode(Fail(int(Kind.FAIL), number, code, reason, message, details, head)))
+
+    def _send(self, peer: Peer, frame: bytes) -> None:
+        try:
+            data, _ = self._keyring.seal(EnvelopeKind.ANSWERS, peer.inbox, [frame], [peer], self._clock())
+        except Untrusted as error:
+            self._drop(error.reason)
+            return
+        if not self._bus.publish(peer.inbox, data):
+            self._drop("BUS_STALLED")  # who asked asks again
+
+    async def _beat(self) -> None:
+        while True:
+            self.publish()
+            await asyncio.sleep(HEAD_SECONDS)
+
+    async def _keep_acks(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(ACKS_SECONDS)
+            acks, self._acks = self._acks, {}
+            if acks:
+                try:
+                    await loop.run_in_executor(self._work, self._desk.acknowledge, acks)
+                except StoreError as error:
+                    self._limited.warning("acknowledgements not written", why=str(error))
+
+    def _alarm(self, head: Head) -> None:
+        self.alarms += 1
+        self._limited.warning(
+            "ALARM: another policy agent publishes policy", node=head.node, term=head.term, number=head.number
+        )
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[str(reason)] += 1
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("internal work failed", error=repr(error), exc_info=error)
