@@ -17,6 +17,7 @@ from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.receipts import ReceiptLog
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
@@ -112,6 +113,7 @@ class Agent:
             http = self._http(metrics, node)
             if http is not None:
                 stack.callback(http.close)
+            stack.push_async_callback(self._receipts(metrics, node).close)
             await node.start()
             stack.push_async_callback(node.stop)
             server = await serve(socket, lambda: node.session(identify))
@@ -178,6 +180,12 @@ class Agent:
         metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
+
+    def _receipts(self, metrics: Metrics, node: Node) -> ReceiptLog:
+        log = ReceiptLog(self.config.state / "receipts")
+        node.outbox.receipts.keep = log.put
+        metrics.gauge("receipts_dropped_total", "Receipts not written.", lambda: log.dropped, kind="counter")
+        return log
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())
