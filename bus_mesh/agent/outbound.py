@@ -185,6 +185,8 @@ class Outbound:
         """Take in a failure; one from somebody who was not asked is dropped."""
         flight = self._answered(peer, frame.id, frame.head, proof)
         if flight is not None:
+            if proof is not None and frame.head is not None:  # what it answers is between agents
+                frame = frame._replace(head={key: said for key, said in frame.head.items() if key != REQUEST})
             outcome = Outcome.failure(frame, _instance(frame.head))
             self._tried(_CODES[outcome.code])
             self.driver.answer(flight, outcome, now)
