@@ -140,8 +140,12 @@ class Inbound:
 
     def refuse(self, opened: Opened, number: int, error: MeshError, instance: str | None = None) -> None:
         """Answer a call that was not started."""
-        frame = _frame(number, Outcome.refusal(error), instance, opened.proof)
-        self._answer(opened.peer, number, encode(frame), opened.proof)
+        proof = opened.proof
+        frame = encode(_frame(number, Outcome.refusal(error), instance, proof))
+        if proof is None:
+            self._outbox.answer(opened.peer, frame)
+        else:
+            self._outbox.answer_signed(opened.peer, frame, number, proof)
 
     # From an instance.
 
@@ -216,16 +220,13 @@ class Inbound:
             frame = encode((_REPLY, flight.id, head, outcome.payload))
         else:
             frame = encode(_frame(flight.id, outcome, instance.id, proof))
-        self._answer(peer, flight.id, frame, proof)
-
-    # Inside.
-
-    def _answer(self, peer: Peer, number: int, frame: bytes, proof: Proof | None) -> None:
-        """Send an answer, signed if the call was, whatever policy says here: agents take up a new one one by one."""
+        # Signed if the call was, whatever policy says here: agents take up a new one one by one.
         if proof is None:
             self._outbox.answer(peer, frame)
         else:
-            self._outbox.answer_signed(peer, frame, number, proof)
+            self._outbox.answer_signed(peer, frame, flight.id, proof)
+
+    # Inside.
 
     def _path(self, service: str, method: str) -> Path:
         path = self._paths[service, method] = self._compile(service, method)

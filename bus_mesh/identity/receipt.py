@@ -34,7 +34,7 @@ _VERSION: Final = 1
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _SHAPE: Final = (int, tuple, tuple, tuple)
 _BYTES: Final = (bytes, bytes, bytes)
-_CODES: Final = {int(code): code.name for code in Code}
+_CODES: Final = {int(code): code.name for code in Code if code is not Code.OK}
 
 
 class Proof(NamedTuple):

@@ -6,10 +6,11 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from identity_world import DAY_US, RPC, START_US, World, at, inbox, known, meet
+from identity_world import DAY_US, RPC, START_US, World, at, inbox, known, meet, stream
 
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Keyring
+from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.receipt import REQUEST, Failed, Proof, encode_receipt, verify_receipt
 from bus_mesh.identity.refusal import Reason, Untrusted
 from bus_mesh.protocol.frames import Call, Fail, Reply, encode
@@ -110,6 +111,28 @@ def test_what_was_signed_after_the_certificate_had_ended_does_not_hold(world: Wo
     assert late is not None
 
     assert refused([7], late, pair.answer(late, ok(7)), world) is Reason.EXPIRED
+
+
+def test_keys_and_certificates_may_be_renewed_between_request_and_answer(world: World, pair: Pair) -> None:
+    request = pair.ask(7)
+    pair.asker.renew(world.own("a", key=NodeKey.generate(stream("renewed"))), at(1))
+    pair.answerer.rotate(at(1))
+    meet(pair.asker, pair.answerer, at(1))
+    answer = pair.answer(request, ok(7), seconds=2)
+    (receipt,) = verify_receipt(encode_receipt([7], request, answer), world.root.public)
+
+    assert (receipt.node, receipt.answered_by) == ("a", "b")
+    later = pair.ask(8, seconds=3)
+    assert later.chain != request.chain
+    assert verify_receipt(encode_receipt([8], later, pair.answer(later, ok(8), seconds=4)), world.root.public)
+
+
+def test_a_failure_with_the_code_of_a_success_is_no_success(world: World, pair: Pair) -> None:
+    request = pair.ask(7)
+    answer = pair.answer(request, Fail(3, 7, 0, "OK", "", None, None))
+    (receipt,) = verify_receipt(encode_receipt([7], request, answer), world.root.public)
+
+    assert receipt.failed == Failed("UNKNOWN", "OK", "")
 
 
 def test_another_root_proves_nothing(world: World, pair: Pair) -> None:
