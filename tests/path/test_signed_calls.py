@@ -235,3 +235,21 @@ async def test_signed_answers_that_waited_for_the_bus_are_signed_when_they_leave
 
     assert call.result() == "aa"
     assert stage.receipts(stage.callee) == stage.receipts(stage.caller) != []
+
+
+async def test_through_faults_a_caller_has_a_receipt_of_each_answer_it_got_and_of_no_other(stage: Stage) -> None:
+    dropped = iter(range(10_000))
+    stage.t._network.broker.drop(lambda message: next(dropped) % 5 == 0)
+    calls = list[asyncio.Task[str]]()
+    for number in range(200):
+        calls.append(asyncio.create_task(stage.t.client(Ledger, timeout=1.0).write(f"n{number}")))
+        if number % 10 == 0:
+            await stage.t.advance(0.005)
+    stage.t._network.broker.drop(None)
+    await stage.t.advance(2.0)
+
+    answered = [call.result() for call in calls if call.exception() is None]
+    assert 0 < len(answered) < 200
+    told = [receipt for receipt in stage.receipts(stage.caller) if receipt.failed is None]
+    assert len(told) == len(answered)
+    assert set(told) <= set(stage.receipts(stage.callee))
