@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 N ?= 1
 
-.PHONY: up test lint bench live clean
+.PHONY: up test lint bench bench-signed live clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ lint: .venv/.ready          ## style and types
 
 bench: .venv/.ready         ## calls through two agents beside plain nats-py; exit 1 when a floor is missed
 	$(BIN)/python -m benchmarks.calls
+
+bench-signed: .venv/.ready   ## what signing calls and keeping receipts costs beside sealing them; no floor
+	$(BIN)/python -m benchmarks.signed
 
 live: .venv/.ready          ## the tests with real processes, N times
 	@for round in $$(seq $(N)); do \

@@ -28,6 +28,12 @@ class EchoDirect(Service, name="echo-direct", version="1.0.0"):
         raise NotImplementedError
 
 
+class EchoSigned(Service, name="echo-signed", version="1.0.0"):
+    @rpc(idempotent=True)
+    async def say(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+
 class EchoImpl(Echo):
     async def say(self, data: bytes) -> bytes:
         return data
@@ -38,10 +44,19 @@ class EchoDirectImpl(EchoDirect):
         return data
 
 
+class EchoSignedImpl(EchoSigned):
+    async def say(self, data: bytes) -> bytes:
+        return data
+
+
+CONTRACTS = {"echo": Echo, "echo-direct": EchoDirect, "echo-signed": EchoSigned}
+
+
 async def serve(socket: str) -> None:
     async with Mesh.connect(app="echo", socket=socket) as mesh:
         await mesh.serve(EchoImpl(), concurrency=1024)
         await mesh.serve(EchoDirectImpl(), concurrency=1024)
+        await mesh.serve(EchoSignedImpl(), concurrency=1024)
         print("ready", flush=True)
         await mesh.wait_closed()
 
@@ -82,8 +97,7 @@ async def load(call: Callable[[], Awaitable[object]], at_once: int, seconds: flo
 
 async def call(socket: str, service: str, at_once: str, seconds: str) -> None:
     async with Mesh.connect(app="bench", socket=socket) as mesh:
-        contract = Echo if service == "echo" else EchoDirect
-        say = mesh.client(contract, timeout=30.0).say
+        say = mesh.client(CONTRACTS[service], timeout=30.0).say
         await load(lambda: say(PAYLOAD), int(at_once), float(seconds))
 
 

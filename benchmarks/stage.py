@@ -24,8 +24,13 @@ kind: Service
 name: echo-direct
 access: {allow: [{from: [bench], methods: ["*"]}]}
 traffic: {balance: round_robin}
+---
+kind: Service
+name: echo-signed
+access: {allow: [{from: [bench], methods: ["*"]}]}
+envelope: signed
 """
-SERVICES = ("echo", "echo-direct")
+SERVICES = ("echo", "echo-direct", "echo-signed")
 
 
 class Stage:

@@ -104,7 +104,7 @@ class Control:
         frame = encode((_CALL, number, CONSOLE, verb, int(timeout * 1000), self._node, None, payload))
         subject = self._subjects.control(verb, self._node)
         try:
-            data, _ = self._keyring.seal(EnvelopeKind.CONTROL, subject, [frame], [peer], self._clock())
+            data = self._keyring.seal(EnvelopeKind.CONTROL, subject, [frame], [peer], self._clock()).data
         except Untrusted as error:
             raise NoPolicyAgent(error.message, ran=Ran.NO) from None
         if not self._bus.publish(subject, data):

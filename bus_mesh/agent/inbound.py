@@ -12,6 +12,7 @@ from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.identity.keyring import Opened, Peer
+from bus_mesh.identity.receipt import REQUEST, Proof
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import (
     Cancelled,
@@ -116,7 +117,7 @@ class Inbound:
             return
         fits = service == instance.service and method in instance.methods and caller in peer.certificate.call_as
         if not fits or instance.refusing or opened.skew_us:
-            self.refuse(peer, number, self._unfit(opened, instance, Call._make(frame)), instance.id)
+            self.refuse(opened, number, self._unfit(opened, instance, Call._make(frame)), instance.id)
             return
         path = self._paths.get((service, method)) or self._path(service, method)
         deadline = now + ttl_ms / 1000 - opened.late_us / 1e6
@@ -125,6 +126,8 @@ class Inbound:
             handed = {name: head[name] for name in head if name in _HANDED}
         flight = Flight(path, peer, number, service, method, caller, handed, payload, now, deadline)
         flight.target = instance
+        if opened.proof is not None:
+            flight.proof = opened.proof
         self._by_source[key] = flight
         instance.inflight += 1
         self.driver.begin(flight, now)
@@ -135,9 +138,14 @@ class Inbound:
         if flight is not None:
             self.driver.end(flight, Outcome.refusal(Cancelled("the caller gave up")), now)
 
-    def refuse(self, peer: Peer, number: int, error: MeshError, instance: str | None = None) -> None:
+    def refuse(self, opened: Opened, number: int, error: MeshError, instance: str | None = None) -> None:
         """Answer a call that was not started."""
-        self._outbox.answer(peer, encode(_frame(number, Outcome.refusal(error), instance)))
+        proof = opened.proof
+        frame = encode(_frame(number, Outcome.refusal(error), instance, proof))
+        if proof is None:
+            self._outbox.answer(opened.peer, frame)
+        else:
+            self._outbox.answer_signed(opened.peer, frame, number, proof)
 
     # From an instance.
 
@@ -202,14 +210,21 @@ class Inbound:
     def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
         peer: Peer = flight.source
         instance: Instance = flight.target
+        proof: Proof | None = flight.proof
         instance.inflight -= 1
         del self._by_source[peer.node, peer.boot, flight.id]
         if outcome.fail is None:
-            head = {"instance": instance.id, "load": instance.inflight}
+            head: Head = {"instance": instance.id, "load": instance.inflight}
+            if proof is not None:
+                head[REQUEST] = proof.digest
             frame = encode((_REPLY, flight.id, head, outcome.payload))
         else:
-            frame = encode(_frame(flight.id, outcome, instance.id))
-        self._outbox.answer(peer, frame)
+            frame = encode(_frame(flight.id, outcome, instance.id, proof))
+        # Signed if the call was, whatever policy says here: agents take up a new one one by one.
+        if proof is None:
+            self._outbox.answer(peer, frame)
+        else:
+            self._outbox.answer_signed(peer, frame, flight.id, proof)
 
     # Inside.
 
@@ -238,7 +253,7 @@ def _no_method(frame: Call, instance: Instance) -> str:
     return f"{frame.service} has no method {frame.method!r:.80}: {hint}"
 
 
-def _frame(number: int, outcome: Outcome, instance: str | None) -> Fail:
+def _frame(number: int, outcome: Outcome, instance: str | None, proof: Proof | None) -> Fail:
     """Return the FAIL for the bus: what the mesh says of it is ours, the rest the service's."""
     assert outcome.fail is not None
     said = outcome.fail.head or {}
@@ -246,4 +261,6 @@ def _frame(number: int, outcome: Outcome, instance: str | None) -> Fail:
     head["ran"] = str(outcome.ran)
     if instance is not None:
         head["instance"] = instance
+    if proof is not None:
+        head[REQUEST] = proof.digest
     return outcome.fail._replace(kind=_FAIL, id=number, head=head)

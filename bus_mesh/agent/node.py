@@ -347,7 +347,8 @@ class Node:
     def _route(self, service: str, method: str) -> Route:
         policy = self._policy
         picker = self._picker(policy.balance(service))
-        path = outbound(self._parts, self.access, picker, service, method)
+        signed = policy.signed(service, method)
+        path = outbound(self._parts, self.access, picker, service, method, signed=signed)
         return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
 
     def _unfit(self, app: str) -> MeshError | None:
@@ -359,7 +360,7 @@ class Node:
         )
 
     def _inbound_path(self, service: str, method: str) -> Path:
-        return inbound(self._parts, self.access, service, method)
+        return inbound(self._parts, self.access, service, method, signed=self._policy.signed(service, method))
 
     def _picker(self, balance: Balance) -> Picker | None:
         if balance is Balance.QUEUE:

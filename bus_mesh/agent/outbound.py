@@ -12,6 +12,7 @@ from bus_mesh.agent.outbox import Outbox, Sent
 from bus_mesh.balance.directory import Directory, Member, View
 from bus_mesh.gates.gate import Flight, Path, Stage
 from bus_mesh.identity.keyring import Peer
+from bus_mesh.identity.receipt import REQUEST, Proof
 from bus_mesh.protocol import names
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import (
@@ -72,7 +73,8 @@ class Outbound:
     """The calls that this node's apps make.
 
     `compile_route(service, method)` gives the route under the policy in force; `unfit(app)` says why this node may not
-    call in the name of an app, `tried(outcome)` counts each try.
+    call in the name of an app, `tried(outcome)` counts each try. `unproven(reason)` counts the answers to signed calls
+    that are none, not being signed themselves.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Outbound:
         self._leaving = False
         self.stray: Callable[[Peer, Fields], None] = lambda peer, frame: None
         """Where an answer goes that is none to a call of an app."""
+        self.unproven: Callable[[str], None] = lambda reason: None
         outbox.stalled = self._stalled
 
     def __repr__(self) -> str:
@@ -168,10 +171,10 @@ class Outbound:
 
     # From the bus.
 
-    def reply(self, peer: Peer, frame: Fields, now: float) -> None:
-        """Take in a REPLY; one from somebody who was not asked is dropped."""
+    def reply(self, peer: Peer, frame: Fields, now: float, proof: Proof | None = None) -> None:
+        """Take in a REPLY; one from somebody who was not asked is dropped. `proof` is what its envelope proves."""
         _, number, head, payload = frame
-        flight = self._answered(peer, number)
+        flight = self._answered(peer, number, head, proof)
         if flight is not None:
             if not number % _SAMPLED:
                 self._usual.record(flight.service, flight.method, now - flight.tried_at)
@@ -182,10 +185,12 @@ class Outbound:
         else:
             self.stray(peer, frame)
 
-    def fail(self, peer: Peer, frame: Fail, now: float) -> None:
+    def fail(self, peer: Peer, frame: Fail, now: float, proof: Proof | None = None) -> None:
         """Take in a failure; one from somebody who was not asked is dropped."""
-        flight = self._answered(peer, frame.id)
+        flight = self._answered(peer, frame.id, frame.head, proof)
         if flight is not None:
+            if proof is not None and frame.head is not None:  # what it answers is between agents
+                frame = frame._replace(head={key: said for key, said in frame.head.items() if key != REQUEST})
             outcome = Outcome.failure(frame, _instance(frame.head))
             self._tried(_CODES[outcome.code])
             self.driver.answer(flight, outcome, now)
@@ -298,7 +303,7 @@ class Outbound:
         method = view.methods.get(flight.method) if view is not None else None
         return method is not None and method.idempotent
 
-    def _answered(self, peer: Peer, number: int) -> Flight | None:
+    def _answered(self, peer: Peer, number: int, head: Head | None, proof: Proof | None) -> Flight | None:
         """Take the flight that a peer answers off the list, if it is one of those asked and may serve what was."""
         flight = self.awaiting.get(number)
         if flight is None or flight.sent is None:
@@ -307,12 +312,25 @@ class Outbound:
         asked = peer in sent.peers or any(p.node == peer.node and p.boot == peer.boot for p in sent.peers)
         if not asked or flight.service not in peer.certificate.serve:
             return None
+        if sent.proof is not None and not self._proven(number, sent.proof, head, proof):
+            return None
         del self.awaiting[number]
         flight.sent = None
         sent.left -= 1
         if not sent.left:
             self._outbox.over(sent)
         return flight
+
+    def _proven(self, number: int, request: Proof, head: Head | None, answer: Proof | None) -> bool:
+        """Keep the receipt of a signed call; False for what is not a signed answer to this very request."""
+        if answer is None:
+            self.unproven("UNSIGNED_ANSWER")
+        elif head is None or head.get(REQUEST) != request.digest:
+            self.unproven("NOT_ITS_ANSWER")
+        else:
+            self._outbox.receipts.answered(number, request, answer)
+            return True
+        return False
 
     def _unanswered(self, sent: Sent) -> list[Flight]:
         return [flight for flight in sent.flights if flight.sent is sent and flight.stage is _SENT]

@@ -7,14 +7,17 @@ allow. Nothing waits and no timer runs: a lone call leaves at once, under load b
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from itertools import zip_longest
+from typing import Any, Final
 
+from bus_mesh.agent.receipts import Receipts
 from bus_mesh.balance.directory import View
 from bus_mesh.bus.contract import Bus
 from bus_mesh.gates.gate import Flight
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.epochs import Epoch
-from bus_mesh.identity.keyring import Keyring, Now, Peer, Untrusted
+from bus_mesh.identity.keyring import Keyring, Now, Peer, Sealed, Untrusted
+from bus_mesh.identity.receipt import Proof
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.protocol.turn import Turn
 
@@ -27,54 +30,73 @@ HELD_BYTES: Final = 4 * 1024 * 1024
 
 
 class Sent:
-    """One envelope of calls under way: for the broker's 503, a REFUSED, and who may answer."""
+    """One envelope of calls under way: for the broker's 503, a REFUSED, and who may answer.
 
-    __slots__ = ("counter", "flights", "hash", "hold", "left", "peers")
+    `proof` is what was signed, so that only a signed answer is one; None for an envelope that is only sealed.
+    """
 
-    def __init__(self, counter: int, digest: bytes, peers: Sequence[Peer], flights: list[Flight], hold: Epoch) -> None:
+    __slots__ = ("counter", "flights", "hash", "hold", "left", "peers", "proof")
+
+    def __init__(
+        self,
+        counter: int,
+        digest: bytes,
+        peers: Sequence[Peer],
+        flights: list[Flight],
+        hold: Epoch,
+        proof: Proof | None,
+    ) -> None:
         self.counter = counter
         self.hash = digest
         self.peers = peers
         self.flights = flights
         self.left = len(flights)
         self.hold = hold
+        self.proof = proof
 
 
 class _Letter:
-    """The frames of this turn for one destination; `most` envelopes share them out in a queue group."""
+    """The frames of this turn for one destination; `most` envelopes share them out in a queue group.
 
-    __slots__ = ("flights", "frames", "kind", "method", "most", "peers")
+    `about` has for each frame what is to be noted of it once it has left: the flight of a call, and for a signed answer
+    the number of the call and what its caller has signed. Of other answers nothing is noted, and it is empty.
+    """
 
-    def __init__(self, kind: EnvelopeKind, peers: Sequence[Peer], method: tuple[str, str] | None, most: int) -> None:
+    __slots__ = ("about", "frames", "kind", "method", "most", "peers", "signed")
+
+    def __init__(
+        self, kind: EnvelopeKind, peers: Sequence[Peer], method: tuple[str, str] | None, most: int, signed: bool
+    ) -> None:
         self.kind = kind
         self.peers = peers
         self.method = method
         self.most = most
+        self.signed = signed
         self.frames: list[bytes] = []
-        self.flights: list[Flight] = []
+        self.about: list[Any] = []
 
     def drop_ended(self) -> None:
         """Take out the calls that nobody waits for any more."""
-        if self.flights:
-            left = [(frame, flight) for frame, flight in zip(self.frames, self.flights, strict=True) if flight.held]
-            self.frames, self.flights = [frame for frame, _ in left], [flight for _, flight in left]
+        if self.kind is _CALLS:
+            left = [(frame, flight) for frame, flight in zip(self.frames, self.about, strict=True) if flight.held]
+            self.frames, self.about = [frame for frame, _ in left], [flight for _, flight in left]
 
-    def parts(self, largest: int) -> list[tuple[list[bytes], list[Flight]]]:
+    def parts(self, largest: int) -> list[tuple[list[bytes], list[Any]]]:
         """Deal the frames out: to as many envelopes as there are instances, and none over its limits."""
-        frames, flights = self.frames, self.flights
+        frames, about = self.frames, self.about
         if len(frames) < 2:
-            return [(frames, flights)] if frames else []
+            return [(frames, about)] if frames else []
         deal = -(-len(frames) // self.most) if self.method else MOST_FRAMES
         step, start, size = min(deal, MOST_FRAMES), 0, 0
         if len(frames) <= step and sum(map(len, frames)) + 4 * len(frames) <= largest:
-            return [(frames, flights)]
+            return [(frames, about)]
         parts = []
         for at, frame in enumerate(frames):
             if at > start and (at - start >= step or size + len(frame) > largest):
-                parts.append((frames[start:at], flights[start:at]))
+                parts.append((frames[start:at], about[start:at]))
                 start, size = at, 0
             size += len(frame) + 4
-        parts.append((frames[start:], flights[start:]))
+        parts.append((frames[start:], about[start:]))
         return parts
 
 
@@ -97,10 +119,11 @@ class Outbox:
         self._turn = Turn(soon, self._flush)
         self._clock = clock
         self._letters: dict[object, _Letter] = {}
-        self._held: deque[tuple[Peer, bytes]] = deque()
+        self._held: deque[tuple[Peer, bytes, tuple[int, Proof] | None]] = deque()
         self._held_bytes = 0
         self._given_up = False
         self.sent: dict[int, Sent] = {}
+        self.receipts = Receipts(soon)
         self.stalled: Callable[[list[Flight], str, float], None] = lambda flights, why, now: None
 
     def __repr__(self) -> str:
@@ -116,18 +139,20 @@ class Outbox:
         letter = self._letters.get(key)
         if letter is None:
             method = (flight.service, flight.method)
-            letter = self._new(key, _Letter(_CALLS, view.peers, method, len(view.ready)))
+            letter = self._new(key, _Letter(_CALLS, view.peers, method, len(view.ready), key.signed))
         letter.frames.append(frame)
-        letter.flights.append(flight)
+        letter.about.append(flight)
         self._turn.add(letter)
 
     def to_peer(self, peer: Peer, flight: Flight, frame: bytes) -> None:
         """Send a call to one agent."""
-        letter = self._letters.get(peer)
+        signed = flight.path.signed
+        key = (peer, True) if signed else peer
+        letter = self._letters.get(key)
         if letter is None:
-            letter = self._new(peer, _Letter(_CALLS, (peer,), None, 1))
+            letter = self._new(key, _Letter(_CALLS, (peer,), None, 1, signed))
         letter.frames.append(frame)
-        letter.flights.append(flight)
+        letter.about.append(flight)
         self._turn.add(letter)
 
     def answer(self, peer: Peer, frame: bytes) -> None:
@@ -135,15 +160,29 @@ class Outbox:
         key = peer.key_id  # the peer itself stands for calls to it
         letter = self._letters.get(key)
         if letter is None:
-            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, (peer,), None, 1))
+            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, (peer,), None, 1, signed=False))
         letter.frames.append(frame)
+        self._turn.add(letter)
+
+    def answer_signed(self, peer: Peer, frame: bytes, number: int, request: Proof) -> None:
+        """Send the answer to a signed call, signed too, and keep a receipt; `request` is what its caller has signed."""
+        key = peer.key_id, True
+        letter = self._letters.get(key)
+        if letter is None:
+            letter = self._new(key, _Letter(EnvelopeKind.ANSWERS, (peer,), None, 1, signed=True))
+        letter.frames.append(frame)
+        letter.about.append((number, request))
         self._turn.add(letter)
 
     def resume(self) -> None:
         """Send the answers that were kept while the bus was away."""
         held, self._held, self._held_bytes = self._held, deque(), 0
-        for peer, frame in held:
-            self.answer(self._keyring.peer_of(peer.node, peer.boot) or peer, frame)
+        for peer, frame, signed in held:
+            present = self._keyring.peer_of(peer.node, peer.boot) or peer
+            if signed is None:
+                self.answer(present, frame)
+            else:
+                self.answer_signed(present, frame, *signed)
 
     def give_up(self) -> None:
         """Note that a call which was handed over has ended before it left."""
@@ -175,42 +214,44 @@ class Outbox:
                 letter.drop_ended()
             calls = letter.kind is _CALLS
             subject = letter.peers[0].inbox if letter.method is None else self._subjects.rpc(*letter.method)
-            for frames, flights in letter.parts(largest):
+            for frames, about in letter.parts(largest):
                 try:
-                    data, counter = self._keyring.seal(letter.kind, subject, frames, letter.peers, now)
+                    sealed = self._keyring.seal(letter.kind, subject, frames, letter.peers, now, signed=letter.signed)
                 except Untrusted as error:
                     # For answers it means that the peer's certificate has ended: nobody there may read them.
-                    self.stalled(flights, error.message, now.monotonic)
+                    self.stalled(about if calls else [], error.message, now.monotonic)
                     continue
-                messages.append((subject, data, f"{self._none}{counter}" if calls else ""))
-                posted.append((letter, frames, flights, data, counter))
+                messages.append((subject, sealed.data, f"{self._none}{sealed.counter}" if calls else ""))
+                posted.append((letter, frames, about, sealed))
         # What is only noted comes after the write: what was sent is waited for.
-        for taken, (letter, frames, flights, data, counter) in zip(
-            self._bus.publish_all(messages), posted, strict=True
-        ):
+        for taken, (letter, frames, about, sealed) in zip(self._bus.publish_all(messages), posted, strict=True):
             if letter.kind is not _CALLS:
                 if not taken:
-                    self._hold(letter.peers[0], frames)
+                    self._hold(letter.peers[0], frames, about)
+                elif sealed.proof is not None:
+                    for number, request in about:
+                        self.receipts.answered(number, request, sealed.proof)
             elif not taken:
-                self.stalled(flights, "the bus is away or clogged", now.monotonic)
+                self.stalled(about, "the bus is away or clogged", now.monotonic)
             else:
-                self._note(letter, flights, data, counter)
+                self._note(letter, about, sealed)
 
     def _new(self, key: object, letter: _Letter) -> _Letter:
         self._letters[key] = letter
         return letter
 
-    def _note(self, letter: _Letter, flights: list[Flight], data: bytes, counter: int) -> None:
+    def _note(self, letter: _Letter, flights: list[Flight], sealed: Sealed) -> None:
         """Keep what must be known of an envelope of calls that is under way."""
+        data, counter, proof = sealed
         digest = b"" if letter.method is None else hashlib.sha256(data).digest()
-        sent = self.sent[counter] = Sent(counter, digest, letter.peers, flights, self._keyring.hold())
+        sent = self.sent[counter] = Sent(counter, digest, letter.peers, flights, self._keyring.hold(), proof)
         for flight in flights:
             flight.sent = sent
 
-    def _hold(self, peer: Peer, frames: list[bytes]) -> None:
+    def _hold(self, peer: Peer, frames: list[bytes], about: list[tuple[int, Proof]]) -> None:
         """Keep answers for the bus's return, the newest `HELD_BYTES` of them; what is dropped ends at its deadline."""
-        for frame in frames:
-            self._held.append((peer, frame))
+        for frame, signed in zip_longest(frames, about):
+            self._held.append((peer, frame, signed))
             self._held_bytes += len(frame)
         while self._held_bytes > HELD_BYTES:
             self._held_bytes -= len(self._held.popleft()[1])

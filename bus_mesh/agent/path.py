@@ -17,6 +17,7 @@ from bus_mesh.gates.deadline import Deadline
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.measure import Measure, Meter
 from bus_mesh.gates.retry import Retry
+from bus_mesh.gates.signature import Signature
 from bus_mesh.policy.access import Access, Verdict
 
 
@@ -43,21 +44,26 @@ class Parts(Generic[P]):
         return lambda caller: self.meter(side, service, method, caller)
 
 
-def outbound(parts: Parts[P], access: Access, picker: Picker | None, service: str, method: str) -> Path:
-    """From a local app to the bus."""
+def outbound(
+    parts: Parts[P], access: Access, picker: Picker | None, service: str, method: str, *, signed: bool = False
+) -> Path:
+    """From a local app to the bus; `signed` has the outbox sign what it seals."""
     return Path(
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, parts.denied, "outbound"),  # once per call, and before any search on the bus
         Retry(parts.jitter),  # each try passes everything below
         Balance(parts.directory, parts.waiting, parts.ask, picker),  # from here on the call has a target
+        signed=signed,
     )
 
 
-def inbound(parts: Parts[P], access: Access, service: str, method: str) -> Path:
-    """From the bus, opened and verified, to a local instance."""
-    return Path(
+def inbound(parts: Parts[P], access: Access, service: str, method: str, *, signed: bool = False) -> Path:
+    """From the bus, opened and verified, to a local instance; `signed` refuses what its sender did not sign."""
+    gates = (
         Measure(parts.meters("server", service, method), "inbound"),  # outside all: refusals count as calls
         Deadline(),  # what came too late is not run
         Authorise(access, parts.denied, "inbound"),  # the one that counts: callers' agents may be anybody's
     )
+    # Last, so that only who may call learns what a call needs; and not there at all where policy does not ask for it.
+    return Path(*gates, Signature(), signed=True) if signed else Path(*gates)

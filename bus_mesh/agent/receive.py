@@ -74,6 +74,7 @@ class Receiver:
         self._clock = clock
         self._dropped = dropped
         self._refusals = Allowance(REFUSALS_PER_SECOND)
+        outbound.unproven = dropped
         self.probed: Callable[[int, float], bool] = lambda number, now: False
 
     def on_none(self, subject: str, reply: str, data: bytes, status: int) -> None:
@@ -98,14 +99,14 @@ class Receiver:
         opened = self._open(subject, data, now)
         if opened is None:
             return
-        peer, calls, take = opened.peer, opened.kind is _CALLS, self._outbound.reply
+        peer, calls, take, proof = opened.peer, opened.kind is _CALLS, self._outbound.reply, opened.proof
         for frame in self._read(opened):
             if calls:
                 self._direct(opened, frame, now.monotonic)
             elif frame[0] == _REPLY:
-                take(peer, frame, now.monotonic)
+                take(peer, frame, now.monotonic, proof)
             else:
-                self._answer(peer, named(frame), now.monotonic)
+                self._answer(opened, named(frame), now.monotonic)
 
     def on_rpc(self, instance: Instance) -> Callable[[str, str, bytes, int], None]:
         """Return the handler of the queue subscription of one instance."""
@@ -161,14 +162,15 @@ class Receiver:
         instance = self._instances.get(wanted) if type(wanted) is str else None
         if instance is None:
             error = InstanceGone(f"instance {wanted!s:.80} is not here", ran=Ran.NO)
-            self._inbound.refuse(opened.peer, frame[1], error)
+            self._inbound.refuse(opened, frame[1], error)
             return
         self._inbound.call(opened, instance, frame, now)
 
-    def _answer(self, peer: Peer, frame: Frame, now: float) -> None:
+    def _answer(self, opened: Opened, frame: Frame, now: float) -> None:
+        peer = opened.peer
         match frame:
             case Fail():
-                self._outbound.fail(peer, frame, now)
+                self._outbound.fail(peer, frame, now, opened.proof)
             case Cancel():
                 self._inbound.cancel(peer, frame.id, now)
             case Refused():

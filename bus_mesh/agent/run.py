@@ -19,6 +19,7 @@ from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.receipts import ReceiptLog
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
@@ -115,6 +116,7 @@ class Agent:
             http = self._http(metrics, node)
             if http is not None:
                 stack.callback(http.close)
+            stack.push_async_callback(self._receipts(metrics, node).close)
             await node.start()
             stack.push_async_callback(node.stop)
             if follow is not None:
@@ -204,6 +206,12 @@ class Agent:
         metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
+
+    def _receipts(self, metrics: Metrics, node: Node) -> ReceiptLog:
+        log = ReceiptLog(self.config.state / "receipts")
+        node.outbox.receipts.keep = log.put
+        metrics.gauge("receipts_dropped_total", "Receipts not written.", lambda: log.dropped, kind="counter")
+        return log
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())

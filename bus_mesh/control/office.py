@@ -250,7 +250,7 @@ class Office:
 
     def _send(self, peer: Peer, frame: bytes) -> None:
         try:
-            data, _ = self._keyring.seal(EnvelopeKind.ANSWERS, peer.inbox, [frame], [peer], self._clock())
+            data = self._keyring.seal(EnvelopeKind.ANSWERS, peer.inbox, [frame], [peer], self._clock()).data
         except Untrusted as error:
             self._drop(error.reason)
             return

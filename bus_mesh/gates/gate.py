@@ -39,7 +39,8 @@ class Flight:
     `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
-    `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run.
+    `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run. `proof` is what
+    the sender of a call from the bus has signed, or None.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -54,6 +55,7 @@ class Flight:
     meter: Any = None
     target: Any = None
     sent: Any = None
+    proof: Any = None
     try_id = 0
     tried_at = 0.0
     until = 0.0
@@ -151,13 +153,15 @@ class Path:
     """Gates in the order in which a call enters them; its outcome leaves them in the reverse order.
 
     `below[n]` are the (place, enter) from gate n on, in travel order; `above[n]` the (place, leave) before it, in the
-    reverse order, and `above_success[n]` those of them that want to know of a success. Places count from 0.
+    reverse order, and `above_success[n]` those of them that want to know of a success. Places count from 0. What
+    travels on a `signed` path is signed on the bus.
     """
 
-    __slots__ = ("above", "above_success", "below", "gates", "length")
+    __slots__ = ("above", "above_success", "below", "gates", "length", "signed")
 
-    def __init__(self, *gates: Gate) -> None:
+    def __init__(self, *gates: Gate, signed: bool = False) -> None:
         self.gates: Final[Sequence[Gate]] = gates
+        self.signed = signed
         self.length = len(gates)
         places, told = range(self.length + 1), list(enumerate(gates))
         enters = [(place, gate.enter) for place, gate in told if type(gate).enter is not Gate.enter]

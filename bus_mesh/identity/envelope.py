@@ -34,11 +34,13 @@ __all__ = [
     "SIGNED",
     "EnvelopeKind",
     "Header",
+    "SignedPart",
     "body_offset",
     "introduction",
     "is_envelope",
     "open_sealed",
     "parse_header",
+    "read_signed",
     "recipients",
     "seal_for_many",
     "seal_for_one",
@@ -57,6 +59,7 @@ _HEADER_BYTES: Final = HEADER.size
 _SHORTEST: Final = _HEADER_BYTES + 8 + 16
 _ID: Final = 8
 _WRAP: Final = 48
+_SIGNED_DOMAIN: Final = b"busmesh signed envelope 1"
 
 
 class EnvelopeKind(IntEnum):
@@ -79,6 +82,14 @@ class Header(NamedTuple):
     sender: bytes
     counter: int
     sent_at_us: int
+
+
+class SignedPart(NamedTuple):
+    """What a signature of flag 1 covers, taken apart; `frames` are encoded, in a row."""
+
+    header: Header
+    subject: str
+    frames: bytes
 
 
 def is_envelope(data: bytes) -> bool:
@@ -145,7 +156,22 @@ def open_sealed(data: bytes, subject: bytes, n: int, place: int, body: int, open
 
 def signed_part(head: bytes, subject: bytes, frames: bytes) -> bytes:
     """Return what the signature of flag 1 covers, and proves to third parties; `head` is header ‖ ids."""
-    return b"busmesh signed envelope 1" + head + len(subject).to_bytes(4, "big") + subject + frames
+    return _SIGNED_DOMAIN + head + len(subject).to_bytes(4, "big") + subject + frames
+
+
+def read_signed(data: bytes) -> SignedPart | None:
+    """Take apart what `signed_part` made, or return None for what it cannot have made; nothing of it is verified."""
+    at = len(_SIGNED_DOMAIN)
+    if not data.startswith(_SIGNED_DOMAIN) or len(data) < at + _HEADER_BYTES:
+        return None
+    header = parse_header(data[at:])
+    at += _HEADER_BYTES + _ID * header.n
+    start = at + 4
+    stop = start + int.from_bytes(data[at:start], "big")
+    known = header.prefix == PREFIX and 0 < header.n <= MOST_RECIPIENTS and header.flags & ~INTRODUCED == SIGNED
+    if not known or stop > len(data) or not data[start:stop].isascii():
+        return None
+    return SignedPart(header, data[start:stop].decode(), data[stop:])
 
 
 def _nonce(head: bytes) -> bytes:

@@ -7,7 +7,7 @@ What comes in is checked from cheap to dear, and nothing is decoded, kept or mov
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from bus_mesh.identity import envelope
 from bus_mesh.identity.announcement import Announcement, Offer
@@ -15,8 +15,10 @@ from bus_mesh.identity.envelope import HEADER, INTRODUCED, MOST_FRAMES, MOST_REC
 from bus_mesh.identity.epochs import Epoch, Now
 from bus_mesh.identity.herald import LEASE_US, ROTATE_SECONDS, Herald, Own, own_identity
 from bus_mesh.identity.keys import KEY_BYTES, SUITE, Pair, verifies
+from bus_mesh.identity.opened import Accepted, NotARecipient, Opened, Sealed
 from bus_mesh.identity.peers import SKEW_US, Peer, Peers
-from bus_mesh.identity.refusal import Dropped, IdentityError, Reason, Untrusted
+from bus_mesh.identity.receipt import Proof
+from bus_mesh.identity.refusal import Dropped, Reason, Untrusted
 from bus_mesh.identity.trust import Trust
 from bus_mesh.protocol.frames import FrameError, encode_long, split
 from bus_mesh.protocol.subjects import Subjects
@@ -41,49 +43,6 @@ __all__ = [
 _SIGNATURE: Final = 64
 _KINDS: Final = {int(kind): kind for kind in EnvelopeKind}
 _ONE_RECIPIENT: Final = frozenset({EnvelopeKind.ANSWERS, EnvelopeKind.CONTROL})
-
-
-class Accepted(NamedTuple):
-    """An announcement that held. `news` is False when it says nothing newer than what `peer` said before."""
-
-    peer: Peer
-    announcement: Announcement
-    news: bool
-
-
-class Sealed(NamedTuple):
-    """An envelope as it goes on the bus, and its counter."""
-
-    data: bytes
-    counter: int
-
-
-class Opened(NamedTuple):
-    """An authentic envelope, opened for the first time. Only `Keyring.open` makes one.
-
-    `late_us` is what it took beyond the fastest envelope of this sender; `skew_us` is our clock minus the sender's when
-    that is over a minute, else 0; `introduced` is the sender's announcement when this envelope brought it as news;
-    `signature` is b"" unless the sender signed the frames.
-    """
-
-    peer: Peer
-    kind: EnvelopeKind
-    counter: int
-    late_us: int
-    skew_us: int
-    frames: list[bytes]
-    introduced: Announcement | None
-    signature: bytes
-
-
-class NotARecipient(IdentityError):
-    """A known sender's envelope, sealed for others. Nothing of it is authentic: answer sparingly."""
-
-    def __init__(self, peer: Peer, counter: int, introduced: Announcement | None) -> None:
-        super().__init__(Reason.NOT_A_RECIPIENT, f"envelope {counter} of node {peer.node} is sealed for others")
-        self.peer = peer
-        self.counter = counter
-        self.introduced = introduced
 
 
 class Keyring:
@@ -262,12 +221,14 @@ class Keyring:
         epoch.counter = counter = epoch.counter + 1
         sent_at_us = now.boottime_us + epoch.offset_us
         head = HEADER.pack(PREFIX, kind, SUITE, flags, n, epoch.id, counter, sent_at_us) + ids
-        where, plain = subject.encode(), encode_long(frames)
+        where, plain, proof = subject.encode(), encode_long(frames), None
         if flags & SIGNED:
-            plain = self.own.key.sign(envelope.signed_part(head, where, plain)) + plain
+            proof = Proof.make(envelope.signed_part(head, where, plain), self.own.key, self.own.chain)
+            plain = proof.signature + plain
         if n == 1:
-            return Sealed(envelope.seal_for_one(head, intro, where, plain, seals[0]), counter)
-        return Sealed(envelope.seal_for_many(head, intro, where, plain, seals, self._entropy(KEY_BYTES)), counter)
+            return Sealed(envelope.seal_for_one(head, intro, where, plain, seals[0]), counter, proof)
+        data = envelope.seal_for_many(head, intro, where, plain, seals, self._entropy(KEY_BYTES))
+        return Sealed(data, counter, proof)
 
     def open(self, subject: str, data: bytes, now: Now) -> Opened:
         """Return what a trusted peer sealed for us on this very subject, the first time it comes.
@@ -298,7 +259,7 @@ class Keyring:
         plain = envelope.open_sealed(data, where, n, place, body, pair.open)
         if plain is None:
             self._drop(Reason.FORGED)
-        signature = self._signature(data, n, where, plain, peer) if flags & SIGNED else b""
+        proof = self._proof(data, n, where, plain, peer) if flags & SIGNED else None
         if not peer.window.first(counter):
             self._drop(Reason.REPLAYED)
         current = self._epochs.current
@@ -308,8 +269,8 @@ class Keyring:
         skew_us = now.boottime_us + current.offset_us - sent_at_us
         if -SKEW_US <= skew_us <= SKEW_US:
             skew_us = 0
-        frames = self._frames(plain[_SIGNATURE:] if signature else plain)
-        return Opened(peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, signature)
+        frames = self._frames(plain if proof is None else plain[_SIGNATURE:])
+        return Opened(peer, _KINDS[kind], counter, late_us, skew_us, frames, introduced, proof)
 
     def _drop(self, reason: Reason) -> NoReturn:
         self.dropped[reason] += 1
@@ -348,12 +309,12 @@ class Keyring:
                 return mine[id], place
         return None, 0
 
-    def _signature(self, data: bytes, n: int, where: bytes, plain: bytes, peer: Peer) -> bytes:
-        """Return the sender's signature over the frames, once it has held."""
-        signature, frames = plain[:_SIGNATURE], plain[_SIGNATURE:]
-        if not verifies(peer.certificate.key, signature, envelope.signed_part(data[: 32 + 8 * n], where, frames)):
+    def _proof(self, data: bytes, n: int, where: bytes, plain: bytes, peer: Peer) -> Proof:
+        """Return the sender's signature with all that it covers, once it has held."""
+        signature, signed = plain[:_SIGNATURE], envelope.signed_part(data[: 32 + 8 * n], where, plain[_SIGNATURE:])
+        if not verifies(peer.certificate.key, signature, signed):
             self._drop(Reason.FORGED)
-        return signature
+        return Proof.of(signed, signature, peer.announcement.chain)
 
     def _pair(self, peer: Peer, epoch: Epoch) -> Pair:
         return peer.pair(epoch, self.own.mesh, self.own.node)

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     BUDGET = "BUDGET"  # too many signatures to check this second
     FULL = "FULL"  # as many senders as we keep
     KEY_ID_HELD = "KEY_ID_HELD"  # a key that another node announced first
+    NOT_GRANTED = "NOT_GRANTED"  # its certificate does not let the node ask, or answer, in that name
+    NOT_ITS_ANSWER = "NOT_ITS_ANSWER"  # an answer to another request than the one shown
     CLONE = "CLONE"  # our own identity, in use by a process that started after us
 
 

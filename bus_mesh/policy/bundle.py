@@ -15,7 +15,17 @@ __all__ = ["NO_POLICY", "PolicySet", "ServicePolicy"]
 class ServicePolicy:
     """What policy says about the calls to one service. Seconds throughout."""
 
-    __slots__ = ("_idempotent", "_timeouts", "balance", "document", "longest", "name", "timeout_of_service")
+    __slots__ = (
+        "_envelopes",
+        "_idempotent",
+        "_timeouts",
+        "balance",
+        "document",
+        "envelope",
+        "longest",
+        "name",
+        "timeout_of_service",
+    )
 
     def __init__(self, document: Service, mesh: Mesh) -> None:
         traffic = document.traffic
@@ -28,6 +38,8 @@ class ServicePolicy:
         self.timeout_of_service = traffic.timeout
         self._timeouts = {name: method.timeout or traffic.timeout for name, method in document.methods.items()}
         self._idempotent = {name: method.idempotent for name, method in document.methods.items()}
+        self.envelope = document.envelope or mesh.envelope
+        self._envelopes = {name: method.envelope or self.envelope for name, method in document.methods.items()}
 
     def timeout(self, method: str) -> float | None:
         """Return the seconds for a call that says nothing itself; None where policy says nothing either."""
@@ -36,6 +48,10 @@ class ServicePolicy:
     def idempotent(self, method: str) -> bool | None:
         """Tell whether policy calls the method idempotent; None leaves it to the contract."""
         return self._idempotent.get(method)
+
+    def signed(self, method: str) -> bool:
+        """Tell whether calls to the method and their answers are signed: its own word, the service's, the mesh's."""
+        return self._envelopes.get(method, self.envelope) == "signed"
 
     def __repr__(self) -> str:
         access = self.document.access
@@ -91,6 +107,11 @@ class PolicySet:
         """Tell whether policy calls the method idempotent; None leaves it to the contract."""
         policy = self.services.get(service)
         return None if policy is None else policy.idempotent(method)
+
+    def signed(self, service: str, method: str) -> bool:
+        """Tell whether calls to the method and their answers are signed, so that they prove to others who said what."""
+        policy = self.services.get(service)
+        return self.mesh.envelope == "signed" if policy is None else policy.signed(method)
 
     def balance(self, service: str) -> Balance:
         """Return how the instance for a call is chosen."""

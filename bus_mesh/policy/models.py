@@ -199,11 +199,12 @@ class Traffic(_Ways):
 class Method(_Ways):
     """What differs for one method."""
 
-    LATER = frozenset(("retry", "breaker", "limit", "rate", "fault", "mirror", "balance", "envelope", "expose", "tap"))
+    LATER = frozenset(("retry", "breaker", "limit", "rate", "fault", "mirror", "balance", "expose", "tap"))
 
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""
     envelope: Envelope | None = None
+    """None leaves it to the service."""
     expose: Literal["micro"] | None = None
     tap: Tap | None = None
 
@@ -224,7 +225,7 @@ class Kind(Document):
 class Service(Kind):
     """Who may call one service, and how its calls travel."""
 
-    LATER = frozenset(("envelope", "health", "expose", "tap", "events"))
+    LATER = frozenset(("health", "expose", "tap", "events"))
 
     kind: Literal["Service"] = "Service"
     name: ServiceName
@@ -232,6 +233,7 @@ class Service(Kind):
     traffic: Traffic = Traffic()
     methods: Mapping[MethodName, Method] = {}
     envelope: Envelope | None = None
+    """None leaves it to the mesh."""
     health: Health | None = None
     expose: Literal["micro"] | None = None
     tap: Tap | None = None
@@ -269,13 +271,14 @@ class MeshTraffic(Traffic):
 class Mesh(Kind):
     """What holds in the whole mesh."""
 
-    LATER = frozenset(("envelope", "certificates", "health", "tap", "events", "on_expired"))
+    LATER = frozenset(("certificates", "health", "tap", "events", "on_expired"))
 
     kind: Literal["Mesh"] = "Mesh"
     name: Name = "mesh"
     access: MeshAccess = MeshAccess()
     traffic: MeshTraffic = MeshTraffic()
     envelope: Envelope | None = None
+    """None: sealed."""
     certificates: Certificates = Certificates()
     health: Health | None = None
     tap: Tap | None = None

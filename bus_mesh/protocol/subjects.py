@@ -43,6 +43,12 @@ class Subjects:
         """Where everything sealed for one agent process goes."""
         return f"{self.root}.node.{node}.{boot}"
 
+    def parse_inbox(self, subject: str) -> tuple[str, str] | None:
+        """Return (node, boot), or None when a token is not a valid name."""
+        prefix = f"{self.root}.node."
+        node, _, boot = subject[len(prefix) :].partition(".")
+        return (node, boot) if subject.startswith(prefix) and names.is_node(node) and names.is_token(boot) else None
+
     def none(self, node: str, boot: str, counter: int) -> str:
         """The reply subject on which the broker says that nobody subscribes (its 503)."""
         return f"{self.root}.none.{node}.{boot}.{counter}"

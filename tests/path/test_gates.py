@@ -88,6 +88,19 @@ def test_a_call_travels_in_this_order(directory: Directory[str]) -> None:
     assert repr(into) == "Measure > Deadline > Authorise"
 
 
+def test_a_signature_is_asked_for_last_and_only_where_policy_says_so(directory: Directory[str]) -> None:
+    parts = Parts(lambda *names: Meter(), lambda rule, audited: None, directory, lambda service: None, lambda: 0.5)
+
+    out = outbound(parts, access(), None, "orders", "get", signed=True)
+    into = inbound(parts, access(), "orders", "get", signed=True)
+
+    assert (out.signed, outbound(parts, access(), None, "orders", "get").signed) == (True, False)
+    assert repr(into) == "Measure > Deadline > Authorise > Signature"
+    refused = into.gates[-1].enter(flight(), 0.0)
+    assert isinstance(refused, Refuse)
+    assert (refused.outcome.reason, refused.outcome.ran) == ("SIGNATURE_REQUIRED", Ran.NO)
+
+
 def test_a_call_that_comes_after_its_deadline_is_not_run() -> None:
     gate = Deadline()
 

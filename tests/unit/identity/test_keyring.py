@@ -292,7 +292,8 @@ def test_a_signed_envelope_carries_a_proof_that_others_can_check(world: World) -
 
     assert opened.frames == [b"pay 5"]
     part = b"busmesh signed envelope 1" + sent.data[:40] + len(RPC).to_bytes(4, "big") + RPC.encode()
-    assert verifies(a.own.key.public, opened.signature, part + b"\x00\x00\x00\x05pay 5")
+    assert opened.proof is not None
+    assert verifies(a.own.key.public, opened.proof.signature, part + b"\x00\x00\x00\x05pay 5")
 
 
 def test_control_is_signed_and_for_one(world: World) -> None:
@@ -303,7 +304,8 @@ def test_control_is_signed_and_for_one(world: World) -> None:
 
     sent = a.seal(EnvelopeKind.CONTROL, subject, [b"stop"], [known(a, b)], at(0))
 
-    assert len(b.open(subject, sent.data, at(0)).signature) == 64
+    proof = b.open(subject, sent.data, at(0)).proof
+    assert proof is not None and len(proof.signature) == 64
     with pytest.raises(ValueError, match="2 recipients"):
         a.seal(EnvelopeKind.CONTROL, subject, [b"stop"], [known(a, b), known(a, c)], at(0))
 

@@ -44,11 +44,36 @@ def test_look_ups_answer_what_the_documents_say() -> None:
     assert (shop.balance("orders"), shop.balance("stock")) == (Balance.LEAST_REQUEST, Balance.QUEUE)
 
 
+@pytest.mark.parametrize(
+    ("mesh", "service", "method", "signed"),
+    [
+        ("", "", "", False),
+        ("signed", "", "", True),
+        ("signed", "sealed", "", False),
+        ("sealed", "signed", "", True),
+        ("sealed", "sealed", "signed", True),
+        ("signed", "signed", "sealed", False),
+    ],
+)
+def test_the_nearest_word_on_the_envelope_holds(mesh: str, service: str, method: str, signed: bool) -> None:
+    def said(word: str, indent: str) -> str:
+        return f"{indent}envelope: {word}\n" if word else ""
+
+    text = f"kind: Service\nname: orders\n{said(service, '')}methods:\n  get:\n    idempotent: true\n"
+    text += f"{said(method, '    ')}---\nkind: Mesh\n{said(mesh, '')}"
+    policy = PolicySet.of(parse(text, "shop.yaml"))
+
+    assert policy.signed("orders", "get") is signed
+    assert policy.signed("orders", "list") is ((service or mesh) == "signed")
+    assert policy.signed("unknown", "get") is (mesh == "signed")
+
+
 def test_where_policy_says_nothing_the_answer_is_none_or_the_default() -> None:
     assert NO_POLICY.timeout("orders", "get") is None
     assert NO_POLICY.idempotent("orders", "get") is None
     assert NO_POLICY.longest("orders") == 600.0
     assert NO_POLICY.balance("orders") is Balance.QUEUE
+    assert NO_POLICY.signed("orders", "get") is False
 
 
 def test_documents_keep_their_order_and_their_place() -> None:
@@ -93,7 +118,8 @@ def test_empty_text_and_empty_documents_are_no_documents() -> None:
             "shop.yaml:4: traffic.retry: is documented, but not yet enforced by this version",
         ),
         ("methods:\n  a:\n    retry: off", "shop.yaml:5: methods.a.retry: is documented, but not yet enforced"),
-        ("envelope: signed", "shop.yaml:3: envelope: is documented, but not yet enforced by this version"),
+        ("envelope: open", "shop.yaml:3: envelope: must be 'sealed' or 'signed', not 'open'"),
+        ("expose: micro", "shop.yaml:3: expose: is documented, but not yet enforced by this version"),
         ("traffic: {balance: {hash: key}}", "shop.yaml:3: traffic.balance: hash is documented, but not yet enforced"),
         ("traffic: {balance: leastrequest}", "(did you mean least_request?)"),
         (
