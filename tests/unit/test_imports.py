@@ -46,7 +46,7 @@ ARROWS = {
 # Where each package that is not ours may be imported. Inside cli each subcommand imports what it needs.
 THIRD_PARTY = {
     "msgpack": {"protocol", "identity", "bus_mesh_sdk", "agent/console.py", "agent/follow.py", "control", "cli"},
-    "cryptography": {"identity"},
+    "cryptography": {"identity", "control/nats_tls.py"},
     "pydantic": {"policy", "config.py", "control/settings.py", "bus_mesh_sdk", "demo"},
     "pydantic_core": {"policy", "bus_mesh_sdk", "config.py"},
     "yaml": {"policy", "cli"},
