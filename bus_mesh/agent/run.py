@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
+from bus_mesh.agent.bus_access import access_of
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
@@ -98,7 +99,8 @@ class Agent:
             stack.callback(_unlink, self.config.socket)
             stack.callback(socket.close)
             rng = random.SystemRandom()
-            bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random)
+            access = access_of(self.config.bus)
+            bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
             place = Place(self.config.socket, own.node, self.config.state / "log")
