@@ -15,7 +15,7 @@ _STARTER: Final = """\
 # A node of the mesh {mesh}. Paths are relative to this file. Start it: busmesh agent -c {path}
 mesh: {mesh}
 node: {node}
-bus: {{url: "nats://127.0.0.1:4222"}}
+bus: {bus}
 identity: identity
 socket: agent.sock
 http: 127.0.0.1:9465
@@ -28,6 +28,8 @@ apps: {{}}
 services: {{}}
 #  orders: {{command: [python, -m, orders], replicas: 2}}
 """
+_OPEN_BUS: Final = '{url: "nats://127.0.0.1:4222"}'
+_BUS: Final = '{{url: "{url}", credentials: identity/bus.creds, tls: {{ca: identity/ca.pem, first: true}}}}'
 
 
 def init(
@@ -58,16 +60,23 @@ def add(
         Path | None, typer.Option("--out", help="Where to write [default: HOME/NAME].", show_default=False)
     ] = None,
 ) -> None:
-    """Admit a node: write its identity (good for 30 days) and a node.yaml to start from."""
+    """Admit a node: write its identity (good for 30 days) and a node.yaml to start from.
+
+    Where `busmesh nats config` has set up a broker, the identity also holds a user of the bus and the CA to know it by.
+    """
     from bus_mesh.cli.home import MeshHome, private_folder, write_new
+    from bus_mesh.cli.nats_home import NatsHome
 
     mesh_home = MeshHome(options.home_of(home))
-    folder = (out or mesh_home.path / name).absolute()
+    folder, broker, bus = (out or mesh_home.path / name).absolute(), NatsHome(mesh_home), _OPEN_BUS
     mesh_home.admit(name, options.names(serve), options.names(call_as), folder / "identity")
+    if broker.exists:
+        broker.equip(name, options.names(serve), options.names(call_as), folder / "identity")
+        bus = _BUS.format(url=broker.address)
     private_folder(folder / "policy")
     config = folder / "node.yaml"
     if not config.exists():
-        write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config).encode())
+        write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config, bus=bus).encode())
     show.say(f"admitted {name} for 30 days: {folder}")
     show.say(f"next: set the bus in {config}, put policy into {folder / 'policy'}, then busmesh agent -c {config}")
     show.line(str(config))
