@@ -66,12 +66,16 @@ def add(
     """
     from bus_mesh.cli.home import MeshHome, private_folder, write_new
     from bus_mesh.cli.nats_home import NatsHome
+    from bus_mesh.control import permissions
 
     mesh_home = MeshHome(options.home_of(home))
     folder, broker, bus = (out or mesh_home.path / name).absolute(), NatsHome(mesh_home), _OPEN_BUS
-    mesh_home.admit(name, options.names(serve), options.names(call_as), folder / "identity")
-    if broker.exists:
-        broker.equip(name, options.names(serve), options.names(call_as), folder / "identity")
+    granted = options.names(serve), options.names(call_as)
+    # Made before anything is written: a node is admitted with its user, or not at all.
+    user = broker.user(name, permissions.node(mesh_home.mesh, name, *granted)) if broker.exists else None
+    mesh_home.admit(name, *granted, folder / "identity")
+    if user is not None:
+        broker.equip(name, user, folder / "identity")
         bus = _BUS.format(url=broker.address)
     private_folder(folder / "policy")
     config = folder / "node.yaml"

@@ -18,20 +18,18 @@ from pathlib import Path
 from typing import Final
 
 from bus_mesh import clock
-from bus_mesh.cli.home import DAY_US, NODE_US, MeshHome, private_folder, replace, write_new
+from bus_mesh.cli.home import NODE_US, MeshHome, private_folder, replace, write_new
 from bus_mesh.cli.problem import Problem
-from bus_mesh.control import permissions
 from bus_mesh.control.nats_authority import KEYS, Authority
 from bus_mesh.control.nats_jwt import BadToken
 from bus_mesh.control.nats_tls import Ca, Pair
+from bus_mesh.control.permissions import Permissions
 from bus_mesh.identity.bus_credentials import Credentials
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
 from bus_mesh.protocol import names
 
 CREDENTIALS: Final = "bus.creds"
 CA_FILE: Final = "ca.pem"
-USER_DAYS: Final = NODE_US // DAY_US
-"""A user ends with the certificate of its node."""
 
 
 class NatsHome:
@@ -102,17 +100,18 @@ class NatsHome:
         """Keep where clients connect, for the node.yaml of nodes to come."""
         replace(self.path / "address", f"{url}\n".encode())
 
-    def equip(self, node: str, serve: Iterable[str], call_as: Iterable[str], identity: Path) -> Credentials:
-        """Write a new user for a node, and the CA, into its identity; an older file of either is replaced whole."""
-        allowed = permissions.node(self.home.mesh, node, serve, call_as)
+    def user(self, name: str, allowed: Permissions) -> Credentials:
+        """Return a new user, good for as long as a node's certificate; raise Problem for keys that are damaged."""
         life = NODE_US // 1_000_000
-        made = self.authority.user(node, allowed, now=seconds(), life=life, entropy=secrets.token_bytes)
+        return self.authority.signer.user(name, allowed, now=seconds(), life=life, entropy=secrets.token_bytes)
+
+    def equip(self, name: str, user: Credentials, identity: Path) -> None:
+        """Write a user, and the CA, into the identity of a node; an older file of either is replaced whole."""
         # Noted before it is handed out: whoever may come in can be revoked.
-        with (self.path / "users" / names.node_name(node)).open("a") as users:
-            users.write(f"{made.key.public}\n")
+        with (self.path / "users" / names.node_name(name)).open("a") as users:
+            users.write(f"{user.key.public}\n")
         replace(identity / CA_FILE, self._read(CA_FILE))
-        replace(identity / CREDENTIALS, made.text().encode(), private=True)
-        return made
+        replace(identity / CREDENTIALS, user.text().encode(), private=True)
 
     def users(self, node: str) -> list[str]:
         """Return the public keys of all users that a node was ever given."""
@@ -122,7 +121,7 @@ class NatsHome:
     def revoke(self, users: Iterable[str]) -> str:
         """Note that all that these users hold is void, and return the account's token, to be pushed to the servers."""
         try:
-            token = self.authority.revoked(self.account_token, users, seconds())
+            token = self.authority.signer.revoked(self.account_token, users, seconds())
         except (BadToken, BadNkey) as error:
             raise _damaged(self.path / "account.jwt", str(error)) from None
         replace(self.path / "account.jwt", f"{token}\n".encode())

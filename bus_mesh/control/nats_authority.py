@@ -3,8 +3,8 @@
     operator ── operator signing key ──┬── system account: hands servers newer tokens, nothing else
                                        └── mesh account ── mesh signing key ──┬── a user for each node
                                                                               └── policy agents, joiners
-Servers trust the operator's key, which is in their configuration. Everyday work takes the two signing keys alone: that
-of the mesh for users, that of the operator for revoking them; the keys above them can be kept elsewhere.
+Servers trust the operator's key, which is in their configuration. Everyday work (`Signer`) takes the mesh's signing key
+for users, and for revoking them the operator's signing key and the system account's; the others can be kept elsewhere.
 
 Pure: times (seconds since 1970) and entropy are handed in.
 """
@@ -18,7 +18,7 @@ from bus_mesh.control.permissions import Permissions
 from bus_mesh.identity.bus_credentials import Credentials
 from bus_mesh.identity.nkeys import Kind, Nkey
 
-__all__ = ["KEYS", "PUSH_SECONDS", "Authority"]
+__all__ = ["KEYS", "PUSH_SECONDS", "Authority", "Signer"]
 
 KEYS: Final[Mapping[str, Kind]] = {
     "operator": Kind.OPERATOR,
@@ -33,8 +33,55 @@ PUSH_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """The keys of everyday work, which a policy agent holds: it lets users in, and puts them out."""
+
+    account: str
+    """The public key of the mesh's account."""
+    account_signing: Nkey
+    operator_signing: Nkey
+    system: Nkey
+
+    def user(
+        self, name: str, allowed: Permissions, *, now: int, life: int, entropy: Callable[[int], bytes]
+    ) -> Credentials:
+        """Return a new user of the mesh's account, good for `life` seconds."""
+        key = Nkey.generate(Kind.USER, entropy)
+        return Credentials(self.user_token(name, key.public, allowed, now=now, life=life), key)
+
+    def user_token(self, name: str, user: str, allowed: Permissions, *, now: int, life: int) -> str:
+        """Return a token for who has the private half of the public key `user`; raise BadNkey."""
+        return nats_jwt.user_token(
+            self.account_signing,
+            user,
+            name=name,
+            issued_at=now,
+            expires_at=now + life,
+            permissions=allowed,
+            account=self.account,
+        )
+
+    def revoked(self, token: str, users: Iterable[str], now: int) -> str:
+        """Return the account's token anew, with all that these users hold until now void; raise BadToken or BadNkey."""
+        return nats_jwt.revoked(token, self.operator_signing, users, now)
+
+    def pusher(self, *, now: int, entropy: Callable[[int], bytes]) -> Credentials:
+        """Return a user of the system account that may hand servers newer tokens, for a minute."""
+        key = Nkey.generate(Kind.USER, entropy)
+        token = nats_jwt.user_token(
+            self.system,
+            key.public,
+            name="account pusher",
+            issued_at=now,
+            expires_at=now + PUSH_SECONDS,
+            permissions=permissions.account_pusher(permissions.INBOXES),
+        )
+        return Credentials(token, key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """The keys of a mesh's broker, and the tokens made with them."""
+    """All keys of a mesh's broker, and the tokens that a server is given to begin with."""
 
     mesh: str
     operator: Nkey
@@ -47,6 +94,16 @@ class Authority:
     def generate(cls, mesh: str, entropy: Callable[[int], bytes]) -> "Authority":
         """Make all five keys from `entropy` (`os.urandom` in service)."""
         return cls(mesh=mesh, **{name: Nkey.generate(kind, entropy) for name, kind in KEYS.items()})
+
+    @property
+    def signer(self) -> Signer:
+        """The keys that everyday work takes."""
+        return Signer(
+            account=self.account.public,
+            account_signing=self.account_signing,
+            operator_signing=self.operator_signing,
+            system=self.system,
+        )
 
     def operator_token(self, now: int) -> str:
         """Return what goes into the servers' configuration."""
@@ -71,39 +128,3 @@ class Authority:
             issued_at=now,
             signing_keys=(self.account_signing.public,),
         )
-
-    def revoked(self, token: str, users: Iterable[str], now: int) -> str:
-        """Return the account's token anew, with all that these users hold until now void; raise BadToken."""
-        return nats_jwt.revoked(token, self.operator_signing, users, now)
-
-    def user(
-        self, name: str, allowed: Permissions, *, now: int, life: int, entropy: Callable[[int], bytes]
-    ) -> Credentials:
-        """Return a new user of the mesh's account, good for `life` seconds."""
-        key = Nkey.generate(Kind.USER, entropy)
-        return Credentials(self.user_token(name, key.public, allowed, now=now, life=life), key)
-
-    def user_token(self, name: str, user: str, allowed: Permissions, *, now: int, life: int) -> str:
-        """Return a token for who has the private half of the public key `user`; raise BadNkey."""
-        return nats_jwt.user_token(
-            self.account_signing,
-            user,
-            name=name,
-            issued_at=now,
-            expires_at=now + life,
-            permissions=allowed,
-            account=self.account.public,
-        )
-
-    def pusher(self, *, now: int, entropy: Callable[[int], bytes]) -> Credentials:
-        """Return a user of the system account that may hand servers newer tokens, for a minute."""
-        key = Nkey.generate(Kind.USER, entropy)
-        token = nats_jwt.user_token(
-            self.system,
-            key.public,
-            name="account pusher",
-            issued_at=now,
-            expires_at=now + PUSH_SECONDS,
-            permissions=permissions.account_pusher(permissions.INBOXES),
-        )
-        return Credentials(token, key)

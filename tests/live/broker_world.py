@@ -59,11 +59,11 @@ class Broker:
     def user(self, allowed: Permissions, life: int = 600) -> Credentials:
         """Return a new user of the mesh's account."""
         now = int(time.time())
-        return self.side.authority.user("test", allowed, now=now, life=life, entropy=secrets.token_bytes)
+        return self.side.authority.signer.user("test", allowed, now=now, life=life, entropy=secrets.token_bytes)
 
     def pusher(self) -> Credentials:
         """Return a user that may push tokens of accounts."""
-        return self.side.authority.pusher(now=int(time.time()), entropy=secrets.token_bytes)
+        return self.side.authority.signer.pusher(now=int(time.time()), entropy=secrets.token_bytes)
 
     async def push(self, token: str, by: Credentials | None = None, timeout: float = 5.0) -> float:
         """Push an account's token as the control plane would; return the seconds it took."""

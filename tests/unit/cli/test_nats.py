@@ -165,6 +165,7 @@ def test_a_damaged_seed_says_which_and_is_not_repeated(home: Path, tmp_path: Pat
         add("node-a", home=home)
 
     assert written[:-1] not in str(caught.value)
+    assert not (home / "node-a").exists(), "it is admitted with its user, or not at all"
 
 
 def test_who_was_revoked_is_noted_in_the_home(home: Path, tmp_path: Path) -> None:

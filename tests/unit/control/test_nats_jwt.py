@@ -57,7 +57,7 @@ def test_an_account_names_its_signing_keys_and_may_not_use_jetstream(authority: 
 
 def test_a_user_of_a_signing_key_names_its_account_and_ends(authority: Authority) -> None:
     allowed = permissions.node("demo", "node-a", ["orders"])
-    made = authority.user("node-a", allowed, now=NOW, life=600, entropy=fixed)
+    made = authority.signer.user("node-a", allowed, now=NOW, life=600, entropy=fixed)
     claims = said(made.jwt, authority.account_signing)
 
     assert (claims["sub"], claims["exp"], claims["name"]) == (made.key.public, NOW + 600, "node-a")
@@ -68,7 +68,7 @@ def test_a_user_of_a_signing_key_names_its_account_and_ends(authority: Authority
 
 
 def test_a_user_who_may_nothing_is_denied_all_because_an_empty_list_allows_all(authority: Authority) -> None:
-    made = authority.user("x", Permissions((), ()), now=NOW, life=600, entropy=fixed)
+    made = authority.signer.user("x", Permissions((), ()), now=NOW, life=600, entropy=fixed)
     claims = said(made.jwt, authority.account_signing)
 
     assert claims["nats"]["pub"] == claims["nats"]["sub"] == {"deny": [">"]}
@@ -76,8 +76,8 @@ def test_a_user_who_may_nothing_is_denied_all_because_an_empty_list_allows_all(a
 
 def test_a_revoked_user_is_noted_in_a_token_that_is_newer_also_within_a_second(authority: Authority) -> None:
     first, user = authority.account_token(NOW), Nkey.generate(Kind.USER, fixed).public
-    second = authority.revoked(first, [user], NOW)
-    third = authority.revoked(second, ["*"], NOW)
+    second = authority.signer.revoked(first, [user], NOW)
+    third = authority.signer.revoked(second, ["*"], NOW)
     claims = [said(token, authority.operator_signing) for token in (first, second, third)]
 
     assert [one["iat"] for one in claims] == [NOW, NOW + 1, NOW + 2]
@@ -88,14 +88,14 @@ def test_a_revoked_user_is_noted_in_a_token_that_is_newer_also_within_a_second(a
 
 def test_what_is_no_user_cannot_be_revoked(authority: Authority) -> None:
     with pytest.raises(BadNkey):
-        authority.revoked(authority.account_token(NOW), ["node-a"], NOW)
+        authority.signer.revoked(authority.account_token(NOW), ["node-a"], NOW)
 
 
 def test_a_token_of_another_operator_is_not_revoked_in(authority: Authority) -> None:
     other = Authority.generate("demo", os.urandom)
 
     with pytest.raises(BadToken, match="not signed by who should have"):
-        authority.revoked(other.account_token(NOW), [], NOW)
+        authority.signer.revoked(other.account_token(NOW), [], NOW)
 
 
 def test_a_token_reads_the_same_for_the_same_words(authority: Authority) -> None:
@@ -151,11 +151,11 @@ def test_what_is_said_of_a_user_is_read_back(publish: list[str], subscribe: list
 
 def test_a_user_must_be_one(authority: Authority) -> None:
     with pytest.raises(BadNkey):
-        authority.user_token("x", authority.account.public, Permissions((), ()), now=NOW, life=1)
+        authority.signer.user_token("x", authority.account.public, Permissions((), ()), now=NOW, life=1)
 
 
 def test_the_pusher_may_push_and_hear_and_is_over_in_a_minute(authority: Authority) -> None:
-    claims = said(authority.pusher(now=NOW, entropy=fixed).jwt, authority.system)
+    claims = said(authority.signer.pusher(now=NOW, entropy=fixed).jwt, authority.system)
 
     assert claims["nats"]["pub"]["allow"] == ["$SYS.REQ.CLAIMS.UPDATE"]
     assert claims["nats"]["sub"]["allow"] == ["_INBOX.>"]
@@ -163,6 +163,6 @@ def test_the_pusher_may_push_and_hear_and_is_over_in_a_minute(authority: Authori
 
 
 def test_no_seed_is_in_what_an_authority_shows(authority: Authority) -> None:
-    shown = repr(authority)
+    shown = f"{authority} {authority.signer}"
 
     assert not [name for name in KEYS if getattr(authority, name).seed in shown]
