@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
-from bus_mesh.agent.bus_access import access_of
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
@@ -23,6 +22,7 @@ from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
+from bus_mesh.bus_access import access_of
 from bus_mesh.config import (
     ConfigError,
     NodeConfig,

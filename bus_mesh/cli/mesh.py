@@ -7,6 +7,7 @@ import typer
 
 from bus_mesh.cli import options, show
 from bus_mesh.cli.options import Home
+from bus_mesh.cli.problem import usage
 
 node = typer.Typer(help="Admit nodes.", no_args_is_help=True, rich_markup_mode=None)
 operator = typer.Typer(help="Say who may give commands.", no_args_is_help=True, rich_markup_mode=None)
@@ -55,6 +56,9 @@ def add(
     name: Annotated[str, typer.Argument(help="The name of the node.")],
     serve: Annotated[str, typer.Option("--serve", help="Services that it may host, with commas.")] = "",
     call_as: Annotated[str, typer.Option("--call-as", help="Services that it may speak for, with commas.")] = "",
+    policy_agent: Annotated[
+        bool, typer.Option("--policy-agent", help="Its user of the bus may speak on the control subject.")
+    ] = False,
     home: Home = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write [default: HOME/NAME].", show_default=False)
@@ -66,13 +70,14 @@ def add(
     """
     from bus_mesh.cli.home import MeshHome, private_folder, write_new
     from bus_mesh.cli.nats_home import NatsHome
-    from bus_mesh.control import permissions
 
     mesh_home = MeshHome(options.home_of(home))
     folder, broker, bus = (out or mesh_home.path / name).absolute(), NatsHome(mesh_home), _OPEN_BUS
     granted = options.names(serve), options.names(call_as)
+    if policy_agent and any(granted):
+        raise usage("a policy agent serves nothing and speaks for nobody", then="leave out --serve and --call-as")
     # Made before anything is written: a node is admitted with its user, or not at all.
-    user = broker.user(name, permissions.node(mesh_home.mesh, name, *granted)) if broker.exists else None
+    user = broker.user(name, *granted, policy_agent=policy_agent) if broker.exists else None
     mesh_home.admit(name, *granted, folder / "identity")
     if user is not None:
         broker.equip(name, user, folder / "identity")

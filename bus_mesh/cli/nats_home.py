@@ -20,10 +20,10 @@ from typing import Final
 from bus_mesh import clock
 from bus_mesh.cli.home import NODE_US, MeshHome, private_folder, replace, write_new
 from bus_mesh.cli.problem import Problem
+from bus_mesh.control import permissions
 from bus_mesh.control.nats_authority import KEYS, Authority
 from bus_mesh.control.nats_jwt import BadToken
 from bus_mesh.control.nats_tls import Ca, Pair
-from bus_mesh.control.permissions import Permissions
 from bus_mesh.identity.bus_credentials import Credentials
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
 from bus_mesh.protocol import names
@@ -100,9 +100,15 @@ class NatsHome:
         """Keep where clients connect, for the node.yaml of nodes to come."""
         replace(self.path / "address", f"{url}\n".encode())
 
-    def user(self, name: str, allowed: Permissions) -> Credentials:
-        """Return a new user, good for as long as a node's certificate; raise Problem for keys that are damaged."""
-        life = NODE_US // 1_000_000
+    def user(
+        self, name: str, serve: Iterable[str] = (), call_as: Iterable[str] = (), *, policy_agent: bool = False
+    ) -> Credentials:
+        """Return a new user for a node, or for a policy agent, good for as long as its certificate.
+
+        Raises InvalidName, and Problem for keys that are damaged.
+        """
+        mesh, life = self.home.mesh, NODE_US // 1_000_000
+        allowed = permissions.policy_agent(mesh, name) if policy_agent else permissions.node(mesh, name, serve, call_as)
         return self.authority.signer.user(name, allowed, now=seconds(), life=life, entropy=secrets.token_bytes)
 
     def equip(self, name: str, user: Credentials, identity: Path) -> None:

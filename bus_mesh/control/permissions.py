@@ -1,4 +1,4 @@
-"""What each role may do at the broker, from the table of subjects (`docs/protocol.md`).
+"""What each role may do at the broker, from the table of subjects (`docs/protocol.md`, `docs/security.md`).
 
 This is the second line of defence: envelopes are sealed and signed whoever is on the bus. The broker keeps a node out
 of what is none of its business at all: another's inbox, the group of a service that it was not granted, the control

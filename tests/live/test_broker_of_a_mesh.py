@@ -1,6 +1,8 @@
 """Real agents on a broker that `busmesh nats config` wrote: calls go through, and the server has nothing to refuse."""
 
 import asyncio
+import os
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import yaml
 from broker_world import Broker, broker, until
 from bus_mesh_sdk import Mesh, MeshError, NoInstances
-from mesh_world import Node, program
+from mesh_world import BUSMESH, Node, program
 
 from bus_mesh.cli.mesh import add
 from bus_mesh.process.kept import Keeper
@@ -74,6 +76,49 @@ async def test_an_agent_calls_and_serves_without_one_violation(bus: Broker, tmp_
     assert codes == [0]
     for said in (nodes[0].log, nodes[1].log, (bus.folder / "log").read_text()):
         assert "iolation" not in said
+
+
+async def test_policy_is_applied_over_it_and_acknowledged_without_one_violation(bus: Broker) -> None:
+    policy_agent, node = control(bus), admitted(bus, "node-a", call_as="cli")
+    del node.settings["policy_dir"]
+    node.start()
+    try:
+        await until(lambda: node.process is not None and '"agent up"' in node.log, 20.0)
+        environment = {**os.environ, "BUSMESH_SOCKET": str(node.socket), "BUSMESH_HOME": str(bus.home.path)}
+        (bus.folder / "policy.yaml").write_text(POLICY.replace("BALANCE", "queue"))
+        command = [*BUSMESH, "policy", "apply", "-f", str(bus.folder / "policy.yaml"), "--wait"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=environment)
+    finally:
+        codes = [await ended(node), await asyncio.to_thread(stopped, policy_agent)]
+
+    assert done.returncode == 0, done.stderr
+    assert codes == [0, 0]
+    for said in (node.log, (bus.home.path / "control" / "log").read_text(), (bus.folder / "log").read_text()):
+        assert "iolation" not in said
+
+
+def control(bus: Broker) -> subprocess.Popen[bytes]:
+    """Start a policy agent as docs/operations.md says."""
+    add("control", policy_agent=True, home=bus.home.path)
+    folder = bus.home.path / "control"
+    settings = {
+        "mesh": "demo",
+        "node": "control",
+        "bus": {"url": bus.url, "credentials": "identity/bus.creds", "tls": {"ca": "identity/ca.pem"}},
+        "signer": str(bus.home.path),
+        "http": "off",
+        "log": {"format": "json"},
+    }
+    (folder / "policy.yaml").write_text(yaml.safe_dump(settings))
+    with (folder / "log").open("ab") as log:
+        command = [*BUSMESH, "policy-agent", "-c", str(folder / "policy.yaml")]
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def stopped(process: subprocess.Popen[bytes]) -> int:
+    """Have a process end, and return its exit code."""
+    process.terminate()
+    return process.wait(20)
 
 
 async def test_an_agent_that_is_revoked_says_so_and_is_not_ready(bus: Broker) -> None:

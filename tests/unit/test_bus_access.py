@@ -1,4 +1,4 @@
-"""How an agent gets in at the broker: what node.yaml says under `bus`, and what is wrong with its files."""
+"""How an agent gets in at the broker: what its settings say under `bus`, and what is wrong with its files."""
 
 import base64
 import datetime
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bus_mesh.agent.bus_access import access_of
 from bus_mesh.bus.access import Access
+from bus_mesh.bus_access import access_of
 from bus_mesh.config import Bus, BusTls, ConfigError
 from bus_mesh.control.nats_tls import Ca
 from bus_mesh.identity.bus_credentials import Credentials

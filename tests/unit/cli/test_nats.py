@@ -144,6 +144,22 @@ def test_a_node_admitted_after_it_gets_a_user_of_the_bus_and_settings_that_use_i
     assert side.users("node-b") == []
 
 
+def test_a_policy_agents_user_may_speak_on_the_control_subject_and_a_nodes_may_not(home: Path, tmp_path: Path) -> None:
+    config(tmp_path / "server", home=home)
+    side = NatsHome(MeshHome(home))
+    add("control", policy_agent=True, home=home)
+    add("node-a", home=home)
+
+    told = {}
+    for name in ("control", "node-a"):
+        made = Credentials.parse((home / name / "identity" / "bus.creds").read_text())
+        told[name] = nats_jwt.decode(made.jwt, {side.authority.account_signing.public})["nats"]["pub"]["allow"]
+    assert "mesh.demo.ctl.policy" in told["control"]
+    assert "mesh.demo.ctl.policy" not in told["node-a"]
+    with pytest.raises(Problem, match="serves nothing and speaks for nobody"):
+        add("other", serve="orders", policy_agent=True, home=home)
+
+
 def test_a_node_of_a_mesh_without_a_broker_of_its_own_gets_none(home: Path) -> None:
     add("node-a", home=home)
 

@@ -1,4 +1,4 @@
-"""How an agent gets in at the broker: what node.yaml says under `bus`, as an Access.
+"""How an agent gets in at the broker: what its settings say under `bus`, as an Access.
 
 Files are read once at the start, so that what is wrong with them is said then; credentials also for every connection,
 so that renewed ones need no restart.
