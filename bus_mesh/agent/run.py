@@ -91,7 +91,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        own, metrics = own_from(self.config), Metrics(__version__)
+        own, metrics, access = own_from(self.config), Metrics(__version__), access_of(self.config.bus)
         async with contextlib.AsyncExitStack() as stack:
             keeper = await Keeper.start()
             stack.push_async_callback(keeper.close)
@@ -99,7 +99,6 @@ class Agent:
             stack.callback(_unlink, self.config.socket)
             stack.callback(socket.close)
             rng = random.SystemRandom()
-            access = access_of(self.config.bus)
             bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
