@@ -2,7 +2,10 @@
 
     mesh: shop                                # required: mesh, node, bus
     node: node-a
-    bus: {url: nats://127.0.0.1:4222}         # one address or a list
+    bus:
+      url: tls://bus.example:4222             # one address or a list
+      credentials: identity/bus.creds
+      tls: {ca: identity/ca.pem, first: true}
     identity: identity                        # a directory: node.key (0600), node.chain, root.pub
     socket: /run/busmesh/agent.sock
     http: 127.0.0.1:9465                      # port 0 takes a free one; off
@@ -43,6 +46,7 @@ __all__ = [
     "Address",
     "App",
     "Bus",
+    "BusTls",
     "ConfigError",
     "Epoch",
     "Log",
@@ -154,12 +158,22 @@ LabelValue = Annotated[str, BeforeValidator(_text), Field(max_length=128)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\z")]
 
 
-class Bus(Document):
-    """Where the bus is."""
+class BusTls(Document):
+    """How the broker is known: TLS 1.3, and by which authority."""
 
-    LATER = frozenset(("credentials", "tls"))
+    ca: PlacedPath | None = None
+    """A PEM file with the authorities that are trusted for the bus, and no others; None: the system's."""
+    first: bool = True
+    """TLS before the broker says a word, `handshake_first` in its configuration; both ends must agree."""
+
+
+class Bus(Document):
+    """Where the bus is, and how to get in."""
 
     url: Annotated[tuple[Annotated[str, AfterValidator(_bus_url)], ...], BeforeValidator(_listed)] = Field(min_length=1)
+    credentials: PlacedPath | None = None
+    """A file with this node's user JWT and seed (`*.creds`), read again for every connection."""
+    tls: BusTls | None = None
 
 
 class App(Document):

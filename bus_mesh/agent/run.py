@@ -23,6 +23,7 @@ from bus_mesh.agent.receipts import ReceiptLog
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
+from bus_mesh.bus_access import access_of
 from bus_mesh.config import (
     ConfigError,
     NodeConfig,
@@ -91,7 +92,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        own, metrics = own_from(self.config), Metrics(__version__)
+        own, metrics, access = own_from(self.config), Metrics(__version__), access_of(self.config.bus)
         async with contextlib.AsyncExitStack() as stack:
             keeper = await Keeper.start()
             stack.push_async_callback(keeper.close)
@@ -99,7 +100,7 @@ class Agent:
             stack.callback(_unlink, self.config.socket)
             stack.callback(socket.close)
             rng = random.SystemRandom()
-            bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random)
+            bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
             place = Place(self.config.socket, own.node, self.config.state / "log")

@@ -236,6 +236,9 @@ class NatsBus(Stated):
             pending_size=_PENDING_SIZE,
             **self._access.options(),
         )
+        if self._access.tls is not None and not connection.encrypted:
+            # nats-py goes on in the clear where a broker, or whoever plays one, offers no TLS.
+            raise errors.Error(f"the broker at {self._where} offers no TLS, and ours must: check bus.url and bus.tls")
 
     async def _make_all(self, connection: Connection) -> None:
         """Make every subscription, those included that come while we wait for the broker."""

@@ -134,6 +134,12 @@ class Connection(Client):
             await asyncio.wait_for(super().close(), _CLOSE_SECONDS)
 
     @property
+    def encrypted(self) -> bool:
+        """Whether what is sent goes through TLS; not, when that cannot be told."""
+        writer = getattr(getattr(self, "_transport", None), "_io_writer", None)
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+    @property
     def backlog(self) -> int:
         """Bytes taken and not yet handed to the system."""
         return self.pending_data_size + (self.wire.backlog if self.wire is not None else 0)

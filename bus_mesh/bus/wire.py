@@ -15,7 +15,8 @@ class Wire:
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         # A write goes to the system at once, not at the end of the turn; what is under way is bounded by the backlog.
-        transport.set_write_buffer_limits(high=0)
+        # 1 and not 0: TLS pauses a writer whose bytes have reached the limit, and would do so with none at all.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._transport = transport
 
     def __repr__(self) -> str:

@@ -208,8 +208,8 @@ def write_new(path: Path, data: bytes, *, private: bool = False) -> None:
         file.write(data)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, whole."""
+def replace(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file so that a reader sees the old one or the new one, whole; mode 0600 when `private`, else 0644."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_new(fresh, data)
+    write_new(fresh, data, private=private)
     fresh.replace(path)

@@ -7,6 +7,7 @@ import typer
 
 from bus_mesh.cli import options, show
 from bus_mesh.cli.options import Home
+from bus_mesh.cli.problem import usage
 
 node = typer.Typer(help="Admit nodes.", no_args_is_help=True, rich_markup_mode=None)
 operator = typer.Typer(help="Say who may give commands.", no_args_is_help=True, rich_markup_mode=None)
@@ -15,7 +16,7 @@ _STARTER: Final = """\
 # A node of the mesh {mesh}. Paths are relative to this file. Start it: busmesh agent -c {path}
 mesh: {mesh}
 node: {node}
-bus: {{url: "nats://127.0.0.1:4222"}}
+bus: {bus}
 identity: identity
 socket: agent.sock
 http: 127.0.0.1:9465
@@ -28,6 +29,8 @@ apps: {{}}
 services: {{}}
 #  orders: {{command: [python, -m, orders], replicas: 2}}
 """
+_OPEN_BUS: Final = '{url: "nats://127.0.0.1:4222"}'
+_BUS: Final = '{{url: "{url}", credentials: identity/bus.creds, tls: {{ca: identity/ca.pem, first: true}}}}'
 
 
 def init(
@@ -53,21 +56,36 @@ def add(
     name: Annotated[str, typer.Argument(help="The name of the node.")],
     serve: Annotated[str, typer.Option("--serve", help="Services that it may host, with commas.")] = "",
     call_as: Annotated[str, typer.Option("--call-as", help="Services that it may speak for, with commas.")] = "",
+    policy_agent: Annotated[
+        bool, typer.Option("--policy-agent", help="Its user of the bus may speak on the control subject.")
+    ] = False,
     home: Home = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write [default: HOME/NAME].", show_default=False)
     ] = None,
 ) -> None:
-    """Admit a node: write its identity (good for 30 days) and a node.yaml to start from."""
+    """Admit a node: write its identity (good for 30 days) and a node.yaml to start from.
+
+    Where `busmesh nats config` has set up a broker, the identity also holds a user of the bus and the CA to know it by.
+    """
     from bus_mesh.cli.home import MeshHome, private_folder, write_new
+    from bus_mesh.cli.nats_home import NatsHome
 
     mesh_home = MeshHome(options.home_of(home))
-    folder = (out or mesh_home.path / name).absolute()
-    mesh_home.admit(name, options.names(serve), options.names(call_as), folder / "identity")
+    folder, broker, bus = (out or mesh_home.path / name).absolute(), NatsHome(mesh_home), _OPEN_BUS
+    granted = options.names(serve), options.names(call_as)
+    if policy_agent and any(granted):
+        raise usage("a policy agent serves nothing and speaks for nobody", then="leave out --serve and --call-as")
+    # Made before anything is written: a node is admitted with its user, or not at all.
+    user = broker.user(name, *granted, policy_agent=policy_agent) if broker.exists else None
+    mesh_home.admit(name, *granted, folder / "identity")
+    if user is not None:
+        broker.equip(name, user, folder / "identity")
+        bus = _BUS.format(url=broker.address)
     private_folder(folder / "policy")
     config = folder / "node.yaml"
     if not config.exists():
-        write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config).encode())
+        write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config, bus=bus).encode())
     show.say(f"admitted {name} for 30 days: {folder}")
     show.say(f"next: set the bus in {config}, put policy into {folder / 'policy'}, then busmesh agent -c {config}")
     show.line(str(config))

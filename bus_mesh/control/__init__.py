@@ -1,1 +1,1 @@
-"""The control plane: what the policy agent keeps. `store.py` is its memory."""
+"""The control plane: what the policy agent keeps (`store.py`), and who may use the broker (`nats_authority.py`)."""

@@ -19,6 +19,7 @@ from typing import IO, Final
 from bus_mesh import __version__, clock
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
+from bus_mesh.bus_access import access_of
 from bus_mesh.config import ConfigError
 from bus_mesh.control.desk import Desk
 from bus_mesh.control.office import Office, Signer
@@ -60,7 +61,8 @@ class PolicyAgent:
         signer = signer_from(self._config, own)
         async with contextlib.AsyncExitStack() as stack:
             roll = random.SystemRandom().random
-            bus = NatsBus(self._config.bus.url, name=f"busmesh policy {own.node}", roll=roll)
+            access = access_of(self._config.bus)
+            bus = NatsBus(self._config.bus.url, name=f"busmesh policy {own.node}", roll=roll, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
             http = self._http(metrics, bus)

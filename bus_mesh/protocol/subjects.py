@@ -112,6 +112,26 @@ class Subjects:
             verb = place[len(prefix) :]
         return (verb, node) if names.is_method(verb) and names.is_node(node) else None
 
+    def command(self, node: str) -> str:
+        """Where operators tell `node` what to do."""
+        return f"{self.root}.ctl.node.{node}"
+
+    def observed(self, node: str) -> str:
+        """Where `node` tells its statistics, while somebody looks."""
+        return f"{self.root}.obs.{node}"
+
+    def tapped(self, node: str, id: str) -> str:
+        """Where `node` shows the live calls of one look."""
+        return f"{self.root}.tap.{node}.{id}"
+
+    def enrol(self, id: str) -> str:
+        """Where the holder of an admission token asks to be let in."""
+        return f"{self.root}.enrol.{id}"
+
+    def enrolled(self, id: str) -> str:
+        """Where it is answered."""
+        return f"{self.root}.enrolled.{id}"
+
     def _pair(self, kind: str, subject: str) -> tuple[str, str] | None:
         prefix = f"{self.root}.{kind}."
         service, _, node = subject[len(prefix) :].partition(".")

@@ -101,6 +101,17 @@ def test_everything_written_is_taken_and_relative_paths_start_at_the_file(write:
     assert (config.epoch.rotate_every, config.drain_timeout, config.log.level) == (1800.0, 10.0, "debug")
 
 
+def test_the_way_to_the_bus_is_files_beside_the_settings(write: Write, tmp_path: Path) -> None:
+    plain = load(write(SMALL)).bus
+    bus = load(write(SMALL.replace("4222}", "4222, credentials: id/bus.creds, tls: {ca: id/ca.pem}}"))).bus
+    late = load(write(SMALL.replace("4222}", "4222, tls: {first: false}}"))).bus
+
+    assert (plain.credentials, plain.tls) == (None, None)
+    assert bus.credentials == tmp_path / "id" / "bus.creds"
+    assert bus.tls is not None and (bus.tls.ca, bus.tls.first) == (tmp_path / "id" / "ca.pem", True)
+    assert late.tls is not None and (late.tls.ca, late.tls.first) == (None, False)
+
+
 @pytest.mark.parametrize("written", ["off", "false", '"off"'])
 def test_http_can_be_off(write: Write, written: str) -> None:
     assert load(write(SMALL + f"http: {written}\n")).http is None
@@ -170,7 +181,8 @@ def test_an_error_gives_file_line_path_and_the_right_name(write: Write, text: st
             "/node.yaml:4: bus.url[0]: an address of the bus starts with nats://",
         ),
         ("mesh: s\nnode: n\nbus:\n  url: []\n", "/node.yaml:4: bus.url: must not be empty"),
-        ("mesh: s\nnode: n\nbus: {url: nats://a, tls: {}}\n", "bus.tls: is documented, but not yet enforced"),
+        ("mesh: s\nnode: n\nbus: {url: nats://a, tls: {ka: x}}\n", "bus.tls.ka: unknown key (known here: ca, first)"),
+        ("mesh: s\nnode: n\nbus: {url: nats://a, tls: {first: perhaps}}\n", "bus.tls.first: must be"),
     ],
 )
 def test_what_a_node_cannot_do_without_is_asked_for(write: Write, text: str, told: str) -> None:

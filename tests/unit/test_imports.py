@@ -24,6 +24,7 @@ ARROWS = {
     "telemetry": {"protocol", "clock"},
     "config": {"policy", "protocol"},
     "policy_files": {"policy", "config"},
+    "bus_access": {"bus", "identity", "policy", "config"},
     "agent": {
         "gates",
         "bus",
@@ -34,11 +35,12 @@ ARROWS = {
         "telemetry",
         "config",
         "policy_files",
+        "bus_access",
         "clock",
         "process",
         "protocol",
     },
-    "control": {"policy", "identity", "bus", "telemetry", "config", "policy_files", "clock", "protocol"},
+    "control": {"policy", "identity", "bus", "telemetry", "config", "policy_files", "bus_access", "clock", "protocol"},
     "testing": {"agent", "bus", "identity", "policy", "protocol", "telemetry", "clock"},
     "demo": {"bus_mesh_sdk"},
     "bus_mesh_sdk": {"protocol"},
@@ -46,7 +48,7 @@ ARROWS = {
 # Where each package that is not ours may be imported. Inside cli each subcommand imports what it needs.
 THIRD_PARTY = {
     "msgpack": {"protocol", "identity", "bus_mesh_sdk", "agent/console.py", "agent/follow.py", "control", "cli"},
-    "cryptography": {"identity"},
+    "cryptography": {"identity", "control/nats_tls.py"},
     "pydantic": {"policy", "config.py", "control/settings.py", "bus_mesh_sdk", "demo"},
     "pydantic_core": {"policy", "bus_mesh_sdk", "config.py"},
     "yaml": {"policy", "cli"},
