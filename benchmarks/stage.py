@@ -34,10 +34,14 @@ SERVICES = ("echo", "echo-direct", "echo-signed")
 
 
 class Stage:
-    """Processes by name; all of them are ended when the stage is left."""
+    """Processes by name; all of them are ended when the stage is left.
 
-    def __init__(self, home: Path) -> None:
+    With `control` the agents follow a policy agent, else they read a file.
+    """
+
+    def __init__(self, home: Path, *, control: bool = False) -> None:
         self.home = home
+        self._control = control
         self.url = ""
         self.processes: dict[str, psutil.Process] = {}
         self._stack = AsyncExitStack()
@@ -51,6 +55,8 @@ class Stage:
         mesh.init("bench")
         (self.home / "policy").mkdir()
         (self.home / "policy" / "echo.yaml").write_text(POLICY)
+        if self._control:
+            self._policy_agent(mesh)
         for node in ("a", "b"):
             self._agent(mesh, f"node-{node}")
         self._role("service", "serve", self.socket("node-b"))
@@ -86,19 +92,35 @@ class Stage:
         config = folder / "node.yaml"
         config.write_text(
             f"mesh: bench\nnode: {node}\nbus: {{url: {self.url}}}\nhttp: 127.0.0.1:0\nsocket: agent.sock\n"
-            f"state: state\npolicy_dir: ../policy\nlog: {{level: warning}}\n"
+            f"state: state\nlog: {{level: warning}}\n" + ("" if self._control else "policy_dir: ../policy\n")
         )
+        self.processes[f"agent {node}"] = self._busmesh("agent", config)
+
+    def _policy_agent(self, mesh: MeshHome) -> None:
+        folder = self.home / "control"
+        mesh.admit("control", (), (), folder / "identity")
+        config = folder / "policy.yaml"
+        config.write_text(
+            f"mesh: bench\nnode: control\nbus: {{url: {self.url}}}\nhttp: off\nsigner: {self.home}\n"
+            f"initial: ../policy\nlog: {{level: warning}}\n"
+        )
+        self.processes["policy-agent"] = self._busmesh("policy-agent", config)
+
+    def _busmesh(self, command: str, config: Path) -> psutil.Process:
         environment = {**os.environ, "BUSMESH_HOME": str(self.home)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bus_mesh.cli", "agent", "-c", str(config)], env=environment, text=True
-        )
+        words = [sys.executable, "-m", "bus_mesh.cli", command, "-c", str(config)]
+        process = subprocess.Popen(words, env=environment, text=True)
         self._started.append(process)
-        self.processes[f"agent {node}"] = psutil.Process(process.pid)
+        return psutil.Process(process.pid)
 
     def _role(self, name: str, *args: str) -> None:
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks.roles", *args], stdout=subprocess.PIPE, text=True)
+        self.processes[name] = self.module("benchmarks.roles", *args)
+
+    def module(self, name: str, *args: str) -> psutil.Process:
+        """Start `python -m name args`, and return it once it has printed `ready`."""
+        process = subprocess.Popen([sys.executable, "-m", name, *args], stdout=subprocess.PIPE, text=True)
         self._started.append(process)
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
-            raise SystemExit(f"{name} did not start")
-        self.processes[name] = psutil.Process(process.pid)
+            raise SystemExit(f"{name} {' '.join(args)} did not start")
+        return psutil.Process(process.pid)

@@ -19,12 +19,15 @@ WHO = "import os, json; print(json.dumps([os.getsid(0) == os.getpid(), os.getcwd
 # A grandchild that leaves session, group and parent behind, as daemons do, and says its pid.
 DAEMON = """
 import os, sys, time
+told, tell = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         print(os.getpid(), flush=True)
+        os.write(tell, b".")
         time.sleep(300)
     os._exit(0)
+os.read(told, 1)  # it has said who it is: whatever is left behind is killed from here on
 time.sleep(300 if sys.argv[1] == "stay" else 0)
 """
 STUBBORN = (
