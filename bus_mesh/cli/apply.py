@@ -2,7 +2,7 @@
 
 import asyncio
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,6 +17,8 @@ LOOK_AGAIN: Final = 0.05
 """Seconds between two looks at who has applied a bundle."""
 LIVE_US: Final = 15_000_000
 """An agent whose last word is older is not waited for: it is gone, or cut off."""
+HEARD_US: Final = 6_000_000
+"""How long a policy agent must be in office to have heard of every agent: they speak at each head, every 5 s."""
 _ASKED_AT_ONCE: Final = 64
 
 
@@ -27,11 +29,13 @@ class Applied(NamedTuple):
     applied: list[str]
     refused: dict[str, str]
     missing: list[str]
+    certain: bool
+    """Whether all agents have had the time to be heard, and one at least was."""
 
     @property
     def whole(self) -> bool:
         """Whether every live agent has it."""
-        return not self.refused and not self.missing
+        return self.certain and not self.refused and not self.missing
 
 
 async def apply(
@@ -99,22 +103,27 @@ async def difference(mesh: "Mesh", before: Mapping[str, str], texts: Mapping[str
     return "\n".join(lines)
 
 
-async def standing(mesh: "Mesh", number: int) -> Applied:
-    """Return how far a bundle has come, as the agents told the policy agent."""
-    said = await control(mesh, "acks", {})
+def standing(said: Mapping[str, Any], number: int) -> Applied:
+    """Return how far a bundle has come, from the policy agent's answer to `acks`."""
     live = [ack for ack in said["acks"] if ack["age_us"] <= LIVE_US]
     applied = [ack["node"] for ack in live if ack["applied"] and ack["number"] >= number]
     refused = {ack["node"]: ack["reason"] for ack in live if not ack["applied"] and ack["number"] >= number}
-    return Applied(number, applied, refused, [a["node"] for a in live if a["number"] < number])
+    missing = [ack["node"] for ack in live if ack["number"] < number]
+    return Applied(number, applied, refused, missing, bool(live) and said["up_us"] >= HEARD_US)
 
 
-async def wait(mesh: "Mesh", number: int, patience: float) -> Applied:
-    """Wait until every live agent has applied a bundle, one has refused it, or `patience` seconds are over."""
+async def wait(mesh: "Mesh", number: int, patience: float, nodes: Collection[str] = ()) -> Applied:
+    """Wait until every live agent has applied a bundle, one has refused it, or `patience` seconds are over.
+
+    With `nodes` only until these have applied it.
+    """
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
     while True:
-        found = await standing(mesh, number)
-        if found.whole or (found.refused and not found.missing) or loop.time() > end:
+        found = standing(await control(mesh, "acks", {}), number)
+        if nodes and set(nodes) <= set(found.applied):
+            return found
+        if found.whole or (found.refused and found.certain and not found.missing) or loop.time() > end:
             return found
         await asyncio.sleep(LOOK_AGAIN)
 

@@ -112,7 +112,7 @@ class Development:
         texts = {name: text for path in self.wanted.policy for name, text in apply.read(path).items()}
         async with Mesh.connect(app=plan.CALLER, socket=node.socket) as mesh:
             said = await apply.apply(mesh, Operator.read(self.home), texts)
-            await apply.wait(mesh, said["number"], APPLY_SECONDS)
+            await apply.wait(mesh, said["number"], APPLY_SECONDS, plan.NODES)
 
     async def _start_bus(self, stack: AsyncExitStack, keeper: Keeper) -> str:
         folder = self.home / "bus"

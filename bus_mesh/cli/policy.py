@@ -285,7 +285,9 @@ def _tell_applied(found: "Applied") -> None:
     for node, reason in found.refused.items():
         show.say(f"refused by {node}: {reason}")
     if found.missing:
-        show.say(f"no word from {', '.join(found.missing)}")
+        show.say(f"no word of it from {', '.join(found.missing)}")
+    if not found.certain:
+        show.say("that may not be all: the policy agent has not been in office for long, or no agent follows it")
 
 
 def _changes(said: dict[str, Any]) -> str:

@@ -78,10 +78,11 @@ class Asked(NamedTuple):
 class Desk:
     """Answers for one store. Raises MeshError for what cannot be answered; nothing was changed then."""
 
-    def __init__(self, store: Store, mesh: str, root: bytes) -> None:
+    def __init__(self, store: Store, mesh: str, root: bytes, opened_us: int = 0) -> None:
         self._store = store
         self._mesh = mesh
         self._root = root
+        self._opened_us = opened_us
         self.bundle = store.current()
         self.acks = {ack.node: ack for ack in store.acks()}
         self._staged: OrderedDict[str, bytes] = OrderedDict()
@@ -178,7 +179,7 @@ class Desk:
             {**ack._asdict(), "applied": ack.applied, "age_us": max(0, asked.now_us - ack.at_us)}
             for _, ack in sorted(self.acks.items())
         ]
-        return {"number": number, "acks": rows}
+        return {"number": number, "acks": rows, "up_us": asked.now_us - self._opened_us}
 
     # Changing.
 
