@@ -24,7 +24,7 @@ from bus_mesh.identity.head import Head, verify_head, verify_kept_head
 from bus_mesh.identity.keyring import Now, Own, Peer, Untrusted
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.assemble import Assembly, BundleRefused, Documents
-from bus_mesh.policy.bundle import PolicySet
+from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.follow import Follower, Freshness, InForce, Meaning
 from bus_mesh.policy.manifest import MANIFEST_LIMIT
 from bus_mesh.protocol.errors import MeshError
@@ -81,6 +81,8 @@ class Follow:
         self._enforce = enforce
         self._spawn = spawn
         self._log = get_logger("policy")
+        self._in_force = NO_POLICY, Access(NO_POLICY)
+        self._denying = False
         self._parts: Mapping[str, bytes] = {}
         self._documents: Documents = {}
         self._wanted: Wanted | None = None
@@ -111,7 +113,7 @@ class Follow:
             return
         self.follower = Follower(_bundle(head))
         self._parts = parts
-        self._enforce(policy, access)
+        self._put(policy, access)
         self._log.info("policy from disk in force", number=head.number, services=len(policy.services))
 
     def greet(self) -> None:
@@ -123,6 +125,15 @@ class Follow:
         """How sure it is that the policy in force is the newest."""
         now = self._clock()
         return self.follower.freshness(now.monotonic, now.wall_us)
+
+    def look(self) -> None:
+        """Deny every call once the policy has expired and wants that, and no longer; to be called every second."""
+        policy, access = self._in_force
+        denying = policy.mesh.on_expired == "deny" and self.freshness is Freshness.EXPIRED
+        if denying != self._denying:
+            self._denying = denying
+            self._log.error("policy expired: every call is denied" if denying else "policy is fresh again")
+            self._enforce(policy, access.expired() if denying else access)
 
     def on_policy(self, subject: str, reply: str, data: bytes, status: int) -> None:
         """Take in what is said on the control subject."""
@@ -183,6 +194,7 @@ class Follow:
 
     def _still(self, signed: bytes, now: float) -> None:
         """The bundle in force still is: say so again, and note now and then until when."""
+        self.look()
         if self._last_ack:
             self._control.tell("ack", self._last_ack)
         if now - self._kept_at > KEEP_SECONDS and not self._fetching:
@@ -250,7 +262,7 @@ class Follow:
         if not self.follower.take(wanted.bundle, now):
             return
         self._kept_at, self._parts = now, parts
-        self._enforce(policy, access)
+        self._put(policy, access)
         self._acknowledge(wanted, "")
         took = (self._clock().monotonic - wanted.heard_at) * 1000
         self._log.info(
@@ -260,6 +272,11 @@ class Follow:
     def _read(self, assembly: Assembly) -> tuple[PolicySet, Access]:
         policy = assembly.policy(self._documents)
         return policy, Access(policy)
+
+    def _put(self, policy: PolicySet, access: Access) -> None:
+        self._in_force, self._denying = (policy, access), False
+        self._enforce(policy, access)
+        self.look()
 
     async def _parts_of(self, hashes: list[str]) -> list[bytes]:
         """Return some of these parts, the first among them."""

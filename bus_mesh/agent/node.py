@@ -91,12 +91,13 @@ class Node:
         """Monotonic seconds."""
         self._policy = NO_POLICY
         self.access = Access(NO_POLICY)
-        self.freshness: Callable[[], Freshness] = self._of_files
+        self.freshness = lambda: Freshness.NOTHING if self._policy.empty else Freshness.FRESH
         """How sure it is that the policy in force is the newest."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("agent")
         self._limited = Limited(self._log)
         self.denials = Denials(metrics, self._limited)
+        self.every_second: list[Callable[[], None]] = []
         self._usual = Usual()
         self.subjects = Subjects(own.mesh)
         boot = world.entropy(8).hex()
@@ -298,6 +299,8 @@ class Node:
             for peer in self.keyring.sweep(now):
                 self.watch.gone(peer.node, peer.boot, now.monotonic)
             self._changed(self.directory.expire(now.monotonic), now.monotonic)
+            for look in self.every_second:
+                look()
 
     # What parts of it tell.
 
@@ -368,9 +371,6 @@ class Node:
         if balance is Balance.ROUND_ROBIN:
             return Picker.round_robin()
         return (Picker.random if balance is Balance.RANDOM else Picker.least_request)(self._picker_draw)
-
-    def _of_files(self) -> Freshness:
-        return Freshness.NOTHING if self._policy.empty else Freshness.FRESH
 
     def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)

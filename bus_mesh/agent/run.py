@@ -168,6 +168,7 @@ class Agent:
         kept = KeptPolicy(self.config.state / "policy")
         follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, node.enforce, node.spawn)
         follow.start()
+        node.every_second.append(follow.look)
         node.freshness = lambda: follow.freshness
         states = {state.value: 0.0 for state in Freshness}
         node.metrics.gauge(

@@ -6,10 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from bus_mesh.cli.ask import ask
 from bus_mesh.cli.operator import Operator, control
 
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
+
+    from bus_mesh.policy.check import Served
 
 STAGE_BYTES: Final = 384 * 1024
 """Bytes of documents that are sent at once; one that is larger goes alone."""
@@ -126,6 +129,22 @@ async def wait(mesh: "Mesh", number: int, patience: float, nodes: Collection[str
         if found.whole or (found.refused and found.certain and not found.missing) or loop.time() > end:
             return found
         await asyncio.sleep(LOOK_AGAIN)
+
+
+async def served(mesh: "Mesh") -> "dict[str, Served]":
+    """Return what is served now, by service."""
+    from bus_mesh.policy.check import Served
+
+    methods = {row["service"]: frozenset(m["name"] for m in row["methods"]) for row in await ask(mesh, "services")}
+    versions: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
+    for row in await ask(mesh, "instances"):
+        versions.setdefault(row["service"], set()).add(row["version"])
+        labels.setdefault(row["service"], set()).update(f"{name}={value}" for name, value in row["labels"].items())
+    return {
+        name: Served(has, frozenset(versions.get(name, ())), frozenset(labels.get(name, ())))
+        for name, has in methods.items()
+    }
 
 
 def read(path: Path) -> dict[str, str]:

@@ -30,6 +30,9 @@ CALLER = "cli"
 def check_policy(
     file: Files,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings too.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Compare with what is served now, too; asks an agent.")] = False,
+    app: App = CALLER,
+    socket: Socket = None,
     output: As = Output.TEXT,
 ) -> None:
     """Check policy files: what is wrong, what agents of this version do not enforce, and what is hardly meant.
@@ -37,7 +40,9 @@ def check_policy(
     Exits 1 when there is an error, with --strict also when there is a warning.
     """
     from bus_mesh import clock
-    from bus_mesh.policy.check import Finding, Severity, check
+    from bus_mesh.cli.apply import served
+    from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.policy.check import Finding, Severity, check, check_served
     from bus_mesh.policy.problems import DocumentError
     from bus_mesh.policy_files import read_policy
 
@@ -50,6 +55,8 @@ def check_policy(
             raise usage(f"there is no policy document in {file}", "name a .yaml file of them, or their directory")
         found = [Finding("NOT_ENFORCED", Severity.ERROR, _place(p.source, p.line), p.path, _said(p)) for p in later]
         found += check(documents, datetime.fromtimestamp(clock.wall(), UTC))
+        if live:
+            found += check_served(documents, with_mesh(app, socket, served))
     for finding in found:
         if output is Output.JSON:
             show.json_line({**finding._asdict(), "severity": finding.severity.name.lower()})

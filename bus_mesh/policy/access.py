@@ -8,11 +8,11 @@ first caller of its kind turns up; rows are at most as many as the policy's own 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from bus_mesh.policy.bundle import PolicySet
+from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.match import Table, classes
 from bus_mesh.policy.models import Mode, Rule, Service
 
-__all__ = ["DEFAULT_DENY", "NO_POLICY_LOADED", "Access", "Verdict"]
+__all__ = ["DEFAULT_DENY", "NO_POLICY_LOADED", "POLICY_EXPIRED", "Access", "Verdict"]
 
 
 class Verdict(NamedTuple):
@@ -25,6 +25,8 @@ class Verdict(NamedTuple):
 
 DEFAULT_DENY: Final = Verdict(False, "default deny")
 """No rule speaks of this caller, service and method."""
+POLICY_EXPIRED: Final = Verdict(False, "policy expired")
+"""The rules may be old, and they themselves want calls to be refused then."""
 NO_POLICY_LOADED: Final = Verdict(False, "no policy")
 """There are no rules yet."""
 
@@ -40,6 +42,12 @@ class Access:
         self.number = policy.number
         self._otherwise = NO_POLICY_LOADED if policy.empty else DEFAULT_DENY
         self._services = {name: _Compiled(service.document) for name, service in policy.services.items()}
+
+    def expired(self) -> "Access":
+        """Return what refuses every call because the policy has expired."""
+        denying = Access(NO_POLICY)
+        denying.number, denying._otherwise = self.number, POLICY_EXPIRED
+        return denying
 
     def check(self, caller: str, service: str, method: str) -> Verdict:
         """Return the verdict on a call; any text may be asked, and what is no name is simply denied."""

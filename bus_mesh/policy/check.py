@@ -4,7 +4,7 @@ Pure. Each kind of finding has a stable code. An ERROR cannot be put into force 
 can, and does something else than it seems to say; an INFO is good to know.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ from bus_mesh.policy.models import Mesh, Method, Mode, Rule, Service, Traffic
 from bus_mesh.policy.traffic import Balance, Off, Retry
 from bus_mesh.policy.units import show_seconds
 
-__all__ = ["Finding", "Severity", "check"]
+__all__ = ["Finding", "Served", "Severity", "check", "check_served"]
 
 _DEFAULT_TIMEOUT: Final = 5.0
 
@@ -41,6 +41,14 @@ class Finding(NamedTuple):
         return f"{where}{self.severity.name.lower()} {self.code}: {self.path}: {self.message}"
 
 
+class Served(NamedTuple):
+    """What instances of a service say of themselves: methods, versions, and labels as `name=value`."""
+
+    methods: frozenset[str]
+    versions: frozenset[str]
+    labels: frozenset[str]
+
+
 Said = tuple[str, Severity, str, str]
 
 
@@ -53,6 +61,38 @@ def check(documents: Iterable[Service | Mesh], now: datetime) -> list[Finding]:
             said += [*_rules(document), *_methods(document, now)]
         found += [Finding(code, severity, document.place, path, text) for code, severity, path, text in said]
     return found
+
+
+def check_served(documents: Iterable[Service | Mesh], served: Mapping[str, Served]) -> list[Finding]:
+    """Return what of a policy fits nothing that is served now: names that are misspelled, or of tomorrow."""
+    found = []
+    for document in documents:
+        if isinstance(document, Service):
+            there = served.get(document.name)
+            said = _unserved(document, there) if there is not None else [_NOT_SERVED]
+            found += [Finding(code, severity, document.place, path, text) for code, severity, path, text in said]
+    return found
+
+
+_NOT_SERVED: Final[Said] = ("NOT_SERVED", Severity.INFO, "name", "nobody serves it now")
+
+
+def _unserved(document: Service, there: Served) -> Iterator[Said]:
+    has = f"{document.name} has {', '.join(sorted(there.methods)[:8]) or 'none'}"
+    for effect, rules in (("deny", document.access.deny), ("allow", document.access.allow)):
+        for at, rule in enumerate(rules):
+            for pattern in rule.methods:
+                if not any(matches(pattern, method) for method in there.methods):
+                    path = f"access.{effect}[{at}]"
+                    yield "METHOD_UNKNOWN", Severity.WARNING, path, f"no method fits {pattern!r}: {has}"
+    for name in document.methods:
+        if name not in there.methods:
+            yield "METHOD_UNKNOWN", Severity.WARNING, f"methods.{name}", f"there is no such method: {has}"
+    for key in document.traffic.split or ():
+        major = {version.partition(".")[0] for version in there.versions}
+        if key not in major and key not in there.labels:
+            known = ", ".join(sorted(major | there.labels)) or "none"
+            yield "SPLIT_UNSERVED", Severity.WARNING, f"traffic.split.{key}", f"no instance fits; there is {known}"
 
 
 def _rules(document: Service) -> Iterator[Said]:

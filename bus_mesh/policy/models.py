@@ -271,7 +271,7 @@ class MeshTraffic(Traffic):
 class Mesh(Kind):
     """What holds in the whole mesh."""
 
-    LATER = frozenset(("certificates", "health", "tap", "events", "on_expired"))
+    LATER = frozenset(("certificates", "health", "tap", "events"))
 
     kind: Literal["Mesh"] = "Mesh"
     name: Name = "mesh"
@@ -284,3 +284,4 @@ class Mesh(Kind):
     tap: Tap | None = None
     events: Events | None = None
     on_expired: Literal["keep", "deny"] = "keep"
+    """What an agent does that has heard no head until its last one expired: go on, or deny every call."""

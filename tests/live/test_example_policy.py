@@ -194,6 +194,9 @@ def test_an_operator_may_what_the_certificate_says(shop: Up) -> None:
 
     assert shop.busmesh("operator", "add", "ann", "--may", "policy").returncode == 0
     file = str(EXAMPLE / "audit-web.yaml")
+    checked = shop.busmesh("policy", "check", "-f", file, "--live")
+    assert checked.returncode == 0
+    assert "METHOD_UNKNOWN" not in checked.stdout
     assert shop.busmesh("policy", "apply", "-f", file, "--operator", "ann", "--wait").returncode == 0
     assert "ann" in shop.busmesh("policy", "history").stdout
     assert "Service/orders" in shop.busmesh("get", "policies").stdout

@@ -345,3 +345,27 @@ async def test_a_bus_that_comes_back_brings_the_head_at_once(plane: Plane) -> No
 
         await settled(a, number=3)
         assert a.allows("cli", "orders")
+
+
+@pytest.mark.parametrize("word", ["keep", "deny"])
+async def test_an_expired_policy_is_kept_or_denies_all_as_it_says_itself(plane: Plane, word: str) -> None:
+    first = {
+        "Service/orders": service("orders", "web"),
+        "Mesh/mesh": f"kind: Mesh\nname: mesh\non_expired: {word}\n".encode(),
+    }
+    async with plane.office(first=first) as office, plane.agent("a") as a:
+        await greeted(a)
+        held = a.follow.follower.in_force
+        assert held is not None
+        a.follow.follower.in_force = held._replace(expires_us=1)  # as if a day had passed in silence
+
+        a.follow.look()
+
+        assert a.follow.freshness is Freshness.EXPIRED
+        verdict = a.node.access.check("web", "orders", "get")
+        assert (verdict.allowed, verdict.rule) == (
+            (False, "policy expired") if word == "deny" else (True, "orders/access.allow[0]")
+        )
+        office.publish()
+        await until(lambda: a.follow.freshness is Freshness.FRESH)
+        assert a.allows("web", "orders")

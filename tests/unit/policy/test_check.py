@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus_mesh.policy import parse
-from bus_mesh.policy.check import Finding, Severity, _within, check
+from bus_mesh.policy.check import Finding, Served, Severity, _within, check, check_served
 from bus_mesh.policy.match import matches
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -78,3 +78,31 @@ PATTERNS = st.from_regex(r"[ab]{1,3}\*?|\*", fullmatch=True)
 def test_what_fits_a_covered_pattern_fits_the_covering_one(narrow: str, wide: str, name: str) -> None:
     if _within(narrow, wide) and matches(narrow, name):
         assert matches(wide, name)
+
+
+SERVED = {"orders": Served(frozenset({"get", "list_all"}), frozenset({"1.4.0"}), frozenset({"track=stable"}))}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("access: {allow: [{from: [web], methods: [get, 'list*', '*']}]}", []),
+        ("access: {allow: [{from: [web], methods: [gett]}]}", [("METHOD_UNKNOWN", "access.allow[0]")]),
+        ("access: {deny: [{from: [web], methods: ['pay*']}]}", [("METHOD_UNKNOWN", "access.deny[0]")]),
+        ("methods: {create: {timeout: 1s}}", [("METHOD_UNKNOWN", "methods.create")]),
+        ("traffic: {split: {'1': 90, track=stable: 10}}", []),
+        ("traffic: {split: {'1': 90, '2': 10}}", [("SPLIT_UNSERVED", "traffic.split.2")]),
+    ],
+)
+def test_what_fits_nothing_that_is_served_is_pointed_out(text: str, found: list[tuple[str, str]]) -> None:
+    documents = parse(f"kind: Service\nname: orders\n{text}\n", "x", whole=True)
+
+    assert [(finding.code, finding.path) for finding in check_served(documents, SERVED)] == found
+
+
+def test_a_service_that_nobody_serves_is_only_told() -> None:
+    documents = parse("kind: Service\nname: ghost\n---\nkind: Mesh\n", "x")
+
+    assert [(finding.code, finding.severity) for finding in check_served(documents, SERVED)] == [
+        ("NOT_SERVED", Severity.INFO)
+    ]
