@@ -91,7 +91,7 @@ class Node:
         """Monotonic seconds."""
         self._policy = NO_POLICY
         self.access = Access(NO_POLICY)
-        self.freshness = lambda: Freshness.NOTHING if self._policy.empty else Freshness.FRESH
+        self.freshness: Callable[[], Freshness] = lambda: Freshness.NOTHING if self._policy.empty else Freshness.FRESH
         """How sure it is that the policy in force is the newest."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("agent")
