@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 N ?= 1
 
-.PHONY: up test lint bench bench-signed bench-policy live clean
+.PHONY: up test lint bench bench-signed bench-memory bench-policy live clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,9 @@ live: .venv/.ready          ## the tests with real processes, N times
 		echo "round $$round of $(N)"; \
 		$(BIN)/python -m pytest -q tests/live || exit 1; \
 	done
+
+bench-memory: .venv/.ready  ## what two agents hold while a million calls go through them; exit 1 when it grows
+	$(BIN)/python -m benchmarks.memory
 
 bench-policy: .venv/.ready  ## a change of policy at a hundred agents, and ten thousand rules; exit 1 when a floor is missed
 	$(BIN)/python -m benchmarks.policy
