@@ -300,7 +300,10 @@ def load(path: Path, model: type[D], complete: Callable[[dict[str, Any]], None] 
 
 def changed_fields_needing_restart(old: NodeConfig, new: NodeConfig) -> list[str]:
     """Return the fields that differ and that a running agent cannot take up."""
-    return [field for field in NEEDS_RESTART if getattr(old, field) != getattr(new, field)]
+    changed = [field for field in NEEDS_RESTART if getattr(old, field) != getattr(new, field)]
+    # Another directory is taken up; files instead of the policy agent, or the other way round, needs another start.
+    source = (old.policy_dir is None) != (new.policy_dir is None)
+    return [*changed, "policy_dir"] if source else changed
 
 
 def home(flag: Path | None = None, environ: Mapping[str, str] | None = None) -> Path:

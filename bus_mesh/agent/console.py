@@ -27,6 +27,10 @@ LISTEN: Final = 0.2
 LONGEST: Final = 1.0
 """Seconds that answers are waited for at most."""
 _AT_ONCE: Final = 16
+PASSED_ON: Final = frozenset(("history", "bundle", "acks", "get", "stage", "apply", "rollback"))
+"""What people may ask of the policy agent; the rest is between the agents themselves."""
+PASSED_ON_AT_ONCE: Final = 32
+PASSED_ON_SECONDS: Final = 30.0
 _REPLY: Final = int(Kind.REPLY)
 
 Row = dict[str, Any]
@@ -64,6 +68,7 @@ class Console:
         self._certificate = certificate
         self._spawn = spawn
         self._looking = 0
+        self._passing = 0
         self._tables: dict[str, Callable[[list[Announcement]], list[Row]]] = {
             "nodes": self._nodes,
             "services": _services,
@@ -102,13 +107,24 @@ class Console:
             text = f"busmesh {frame.method} takes other parameters"
             session.send(fail(frame.id, InvalidArgument(text, ran=Ran.NO)))
             return
-        self._spawn(self._pass_on(session, frame, verb, payload))
+        if verb not in PASSED_ON:
+            known = ", ".join(sorted(PASSED_ON))
+            session.send(fail(frame.id, Unimplemented(f"{verb} is not passed on: {known} are", ran=Ran.NO)))
+        elif self._passing >= PASSED_ON_AT_ONCE:
+            text = f"{PASSED_ON_AT_ONCE} requests to the policy agent are under way"
+            session.send(fail(frame.id, ResourceExhausted(text, ran=Ran.NO, retry_after=0.2)))
+        else:
+            self._spawn(self._pass_on(session, frame, verb, payload))
 
     async def _pass_on(self, session: LocalSession, frame: Call, verb: str, payload: bytes) -> None:
+        self._passing += 1
         try:
-            self._reply(session, frame, await self._agent.control.ask(verb, payload, frame.ttl_ms / 1000))
+            timeout = min(frame.ttl_ms / 1000, PASSED_ON_SECONDS)
+            self._reply(session, frame, await self._agent.control.ask(verb, payload, timeout))
         except MeshError as error:
             session.send(fail(frame.id, error))
+        finally:
+            self._passing -= 1
 
     async def _look(self, session: LocalSession, frame: Call) -> None:
         self._looking += 1

@@ -100,7 +100,10 @@ class Control:
         """Seal and publish a request, and return the node that it went to."""
         peer = self.office
         if peer is None:
-            raise NoPolicyAgent("no policy agent has been heard of: is one running? busmesh policy-agent", ran=Ran.NO)
+            text = (
+                "this node's agent has heard of no policy agent: is one running, and does node.yaml name no policy_dir?"
+            )
+            raise NoPolicyAgent(text, ran=Ran.NO)
         frame = encode((_CALL, number, CONSOLE, verb, int(timeout * 1000), self._node, None, payload))
         subject = self._subjects.control(verb, self._node)
         try:

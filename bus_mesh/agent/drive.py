@@ -47,9 +47,11 @@ class Driver:
 
     def begin(self, flight: Flight, now: float) -> None:
         """Start a new flight on its way."""
-        self._down(flight, 0, now)
-        if flight.slot == OFF and flight.stage is not _ENDED:  # after it, for what was sent is waited for
-            self._wheel.add(flight, flight.deadline, now)
+        try:
+            self._down(flight, 0, now)
+        finally:
+            if flight.slot == OFF and flight.stage is not _ENDED:  # after it, for what was sent is waited for
+                self._wheel.add(flight, flight.deadline, now)
         if self._woken:
             self._settle(now)
 

@@ -37,6 +37,8 @@ ASK_SECONDS: Final = 5.0
 SHORTEST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 """Seconds between two attempts to fetch a bundle, doubling, each with jitter of half its length."""
+AGAIN_SECONDS: Final = 4.0
+"""Within how long after a head the last word is repeated: less than the time between two heads."""
 KEEP_SECONDS: Final = 600.0
 """How often the newer expiry of an unchanged bundle is written to disk."""
 _PARTS: Final = 256
@@ -89,7 +91,9 @@ class Follow:
         self._fetching = False
         self._second = 0, 0
         self._last_ack = b""
-        self._kept_at = 0.0
+        self._kept_at = -KEEP_SECONDS
+        self._writing = asyncio.Lock()
+        self._saying: asyncio.TimerHandle | None = None
         self._alarmed = 0, b""
 
     def __repr__(self) -> str:
@@ -112,7 +116,8 @@ class Follow:
             self._log.error("the policy on disk is not taken; the policy agent is waited for", why=str(error))
             return
         self.follower = Follower(_bundle(head))
-        self._parts = parts
+        self._parts, self._kept_at = parts, self._clock().monotonic
+        self._last_ack = _ack(self.follower.in_force or _bundle(head), "", 0)
         self._put(policy, access)
         self._log.info("policy from disk in force", number=head.number, services=len(policy.services))
 
@@ -143,15 +148,16 @@ class Follow:
         try:
             signed, announcement = document.read_row(data, 2)
             head = verify_head(signed, self._own.mesh, self._own.root, now.wall_us)
-        except Untrusted as error:
+        except (Untrusted, ValueError) as error:
             self._distrust(str(error))
             return
-        accepted = self._watch.learn(announcement)
+        # The signer vouches for the name, so the check goes on that node's account, which others cannot use up.
+        accepted = self._watch.learn(announcement, head.node)
         if accepted is None or accepted.peer.node != head.node:
             self._distrust(f"head {head.number} came without the announcement of {head.node}, which it names")
             return
         bundle = _bundle(head)
-        meaning = self.follower.hear(bundle, now.monotonic)
+        meaning = self.follower.hear(bundle, now.monotonic, now.wall_us)
         if meaning in (Meaning.TAKE, Meaning.KEEP):
             self._control.appoint(accepted.peer)
         if meaning is Meaning.TAKE:
@@ -186,8 +192,7 @@ class Follow:
         office = self._control.office
         if office is None or office.node == publisher.node:
             self._control.appoint(publisher)
-        said = {"term": head.term, "number": head.number, "reason": why, "took_us": 0}
-        self._control.tell("ack", msgpack.packb(said))
+        self._control.tell("ack", _ack(_bundle(head), why, 0))
         if (head.number, head.manifest) != self._alarmed:
             self._alarmed = head.number, head.manifest
             self._log.error("ALARM: two policies claim to be the one in force", why=why, published_by=head.node)
@@ -195,22 +200,39 @@ class Follow:
     def _still(self, signed: bytes, now: float) -> None:
         """The bundle in force still is: say so again, and note now and then until when."""
         self.look()
-        if self._last_ack:
-            self._control.tell("ack", self._last_ack)
+        self._say_again()
         if now - self._kept_at > KEEP_SECONDS and not self._fetching:
             self._kept_at = now
-            self._spawn(self._keep(signed))
+            self._spawn(self._keep(self.follower.in_force, signed, self._parts))
 
-    async def _keep(self, signed: bytes) -> None:
-        try:
-            await asyncio.to_thread(self._kept.write, signed, self._parts)
-        except OSError as error:
-            self._log.error("policy not written to disk", why=str(error))
+    def _say_again(self) -> None:
+        """Repeat the last word, some time before the next head: all agents at once would be a flood."""
+        if self._last_ack and self._saying is None:
+            self._saying = asyncio.get_running_loop().call_later(AGAIN_SECONDS * self._jitter(), self._say)
+
+    def _say(self) -> None:
+        self._saying = None
+        self._control.tell("ack", self._last_ack)
+
+    async def _keep(self, bundle: InForce | None, head: bytes, parts: Mapping[str, bytes]) -> None:
+        """Write a bundle to disk, one at a time, and none that was replaced meanwhile; try again at the next head."""
+        async with self._writing:
+            held = self.follower.in_force
+            if bundle is None or (held is not None and bundle[:2] < held[:2]):
+                return
+            try:
+                await asyncio.to_thread(self._kept.write, head, parts)
+            except OSError as error:
+                # In force all the same: a full disk must not keep a revocation out.
+                self._kept_at = -KEEP_SECONDS
+                self._log.error("policy not written to disk; it is tried again", why=str(error))
+            else:
+                self._kept_at = self._clock().monotonic
 
     def _want(self, wanted: Wanted) -> None:
         if self._wanted is not None and wanted.bundle[:2] <= self._wanted.bundle[:2]:
-            if not self._fetching and self._last_ack:  # refused before, and still
-                self._control.tell("ack", self._last_ack)
+            if not self._fetching:  # refused before, and still
+                self._say_again()
             return
         self._wanted = wanted
         if not self._fetching:
@@ -233,7 +255,9 @@ class Follow:
                     self._acknowledge(wanted, str(error))
                     if self._wanted is wanted:
                         return
-                except MeshError as error:
+                except Exception as error:
+                    if not isinstance(error, MeshError):
+                        self._log.error("policy not taken; it is tried again", exc_info=error)
                     self._log.warning("policy not fetched yet", number=wanted.bundle.number, why=str(error))
                     await asyncio.sleep(pause * (0.5 + self._jitter()))
                     pause = min(LONGEST_PAUSE, pause * 2)
@@ -253,15 +277,11 @@ class Follow:
                 raise MeshError("the policy agent sent other parts than those that it lists")
         policy, access = await asyncio.to_thread(self._read, assembly)
         parts = assembly.parts()
-        try:
-            await asyncio.to_thread(self._kept.write, wanted.head, parts)
-        except OSError as error:
-            # In force all the same: a full disk must not keep a revocation out.
-            self._log.error("policy not written to disk", why=str(error))
-        now = self._clock().monotonic
-        if not self.follower.take(wanted.bundle, now):
+        await self._keep(wanted.bundle, wanted.head, parts)
+        now = self._clock()
+        if not self.follower.take(wanted.bundle, now.monotonic, now.wall_us):
             return
-        self._kept_at, self._parts = now, parts
+        self._parts = parts
         self._put(policy, access)
         self._acknowledge(wanted, "")
         took = (self._clock().monotonic - wanted.heard_at) * 1000
@@ -297,13 +317,19 @@ class Follow:
     def _acknowledge(self, wanted: Wanted, reason: str) -> None:
         """Say that a bundle is in force here (no reason), or why it is not."""
         took_us = int((self._clock().monotonic - wanted.heard_at) * 1e6)
-        said = {"term": wanted.bundle.term, "number": wanted.bundle.number, "reason": reason[:1000], "took_us": took_us}
-        self._last_ack = msgpack.packb(said)
+        self._last_ack = _ack(wanted.bundle, reason, took_us)
         self._control.tell("ack", self._last_ack)
 
 
 def _bundle(head: Head) -> InForce:
-    return InForce(head.term, head.number, head.manifest, head.expires_us)
+    return InForce(head.term, head.number, head.manifest, head.expires_us, head.issued_us)
+
+
+def _ack(bundle: InForce, reason: str, took_us: int) -> bytes:
+    """Return what is said of a bundle: in force here (no reason), or why it is not."""
+    said = {"term": bundle.term, "number": bundle.number, "reason": reason[:1000], "took_us": took_us}
+    packed: bytes = msgpack.packb(said)
+    return packed
 
 
 def _answer(data: bytes) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from bus_mesh.policy.follow import Freshness
 from bus_mesh.policy.problems import DocumentError, Problem
 from bus_mesh.policy_files import read_policy_dir
 from bus_mesh.process.kept import Keeper
+from bus_mesh.starts import boot_started_us
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
 from bus_mesh.telemetry.metrics import Metrics
@@ -217,22 +218,6 @@ class Agent:
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())
-
-
-def boot_started_us(state: Path, now_us: int) -> int:
-    """Return a start time later than that of any start before, also where the clock was set back, and note it.
-
-    Others believe only the newest boot of a node: one that seems older would go unheard for two minutes.
-    """
-    file, before = state / "boot", 0
-    with contextlib.suppress(OSError, ValueError):
-        before = int(file.read_text())
-    started = max(now_us, before + 1)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_text(f"{started}\n")
-    fresh.replace(file)
-    return started
 
 
 def run_agent(config: NodeConfig, path: Path | None = None) -> int:

@@ -18,8 +18,6 @@ STAGE_BYTES: Final = 384 * 1024
 """Bytes of documents that are sent at once; one that is larger goes alone."""
 LOOK_AGAIN: Final = 0.05
 """Seconds between two looks at who has applied a bundle."""
-LIVE_US: Final = 15_000_000
-"""An agent whose last word is older is not waited for: it is gone, or cut off."""
 HEARD_US: Final = 6_000_000
 """How long a policy agent must be in office to have heard of every agent: they speak at each head, every 5 s."""
 _ASKED_AT_ONCE: Final = 64
@@ -108,9 +106,9 @@ async def difference(mesh: "Mesh", before: Mapping[str, str], texts: Mapping[str
 
 def standing(said: Mapping[str, Any], number: int) -> Applied:
     """Return how far a bundle has come, from the policy agent's answer to `acks`."""
-    live = [ack for ack in said["acks"] if ack["age_us"] <= LIVE_US]
+    live = [ack for ack in said["acks"] if ack["live"]]
     applied = [ack["node"] for ack in live if ack["applied"] and ack["number"] >= number]
-    refused = {ack["node"]: ack["reason"] for ack in live if not ack["applied"] and ack["number"] >= number}
+    refused = {ack["node"]: ack["reason"] for ack in live if not ack["applied"] and ack["number"] == number}
     missing = [ack["node"] for ack in live if ack["number"] < number]
     return Applied(number, applied, refused, missing, bool(live) and said["up_us"] >= HEARD_US)
 

@@ -99,9 +99,10 @@ def apply(
         if dry_run or not (wait or rollback_on_nack):
             return said, None, None
         found = await at.wait(mesh, said["number"], patience)
-        if not (found.refused and rollback_on_nack):
+        if not (found.refused and rollback_on_nack and said["changed"]):
             return said, found, None
-        return said, found, await signer.command(mesh, "rollback", {"number": said["before"]})
+        back = {"number": said["before"], "expected": said["number"]}
+        return said, found, await signer.command(mesh, "rollback", back)
 
     said, found, back = with_mesh(app, socket, work)
     _tell_change(said, "would be" if dry_run else "is")
@@ -133,7 +134,7 @@ def rollback(
     patience = 30.0 if timeout is None else timeout
 
     async def work(mesh: "Mesh") -> tuple[dict[str, Any], "Applied | None"]:
-        said = await signer.command(mesh, "rollback", {"number": number})
+        said = await signer.command(mesh, "rollback", {"number": number, "expected": 0})
         return said, await at.wait(mesh, said["number"], patience) if wait else None
 
     said, found = with_mesh(app, socket, work)
@@ -162,7 +163,8 @@ def diff(
 
     chosen = bundles or []
     if bool(file) == bool(chosen) or len(chosen) > 2:
-        raise usage("there is nothing to compare", "give -f PATH, or one or two numbers of bundles")
+        what = "too much" if chosen else "nothing"
+        raise usage(f"there is {what} to compare", "give -f PATH, or one or two numbers of bundles")
     given = at.read(file) if file else {}
 
     async def work(mesh: "Mesh") -> str:
@@ -213,7 +215,7 @@ def history(
     from bus_mesh.cli.ask import with_mesh
     from bus_mesh.cli.operator import control
 
-    rows = with_mesh(app, socket, lambda mesh: control(mesh, "history", {}))[:most]
+    rows = with_mesh(app, socket, lambda mesh: control(mesh, "history", {"most": options.at_least(most, 1, "--most")}))
     if output is Output.JSON:
         for row in rows:
             show.json_line(row)
@@ -299,7 +301,9 @@ def _tell_applied(found: "Applied") -> None:
 
 def _changes(said: dict[str, Any]) -> str:
     told = f"rollback to {said['origin']}: " if said.get("origin") else ""
-    return told + (", ".join(f"{name} {what}" for name, what in said["changed"].items()) or "nothing")
+    named = [f"{name} {what}" for name, what in said["changed"].items()]
+    more = said.get("changes", len(named)) - len(named)
+    return told + (", ".join([*named, *([f"and {more} more"] if more else [])]) or "nothing")
 
 
 def _when(made_us: int) -> str:

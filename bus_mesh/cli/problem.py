@@ -81,6 +81,7 @@ _KNOWN: Final = (
     _Known("bus_mesh.protocol.errors", "MeshError", _mesh_error),
     _Known("bus_mesh.policy.problems", "DocumentError", lambda error: Problem(str(error), exit_code=USAGE)),
     _Known("bus_mesh.identity.refusal", "IdentityError", lambda error: Problem(str(error))),
+    _Known("bus_mesh.control.store", "StoreError", lambda error: Problem(str(error))),
     _Known("bus_mesh.agent.local", "SocketTaken", lambda error: Problem(str(error))),
     _Known("bus_mesh.process.kept", "SpawnFailed", lambda error: Problem(str(error))),
     _Known("bus_mesh.bus.embedded", "ServerFailed", lambda error: Problem(str(error))),

@@ -42,8 +42,9 @@ def status(app: App = "cli", socket: Socket = None, output: As = Output.TEXT) ->
 def healthy(found: dict[str, Any]) -> bool:
     """Tell whether this agent can pass calls on and no agent has refused the policy in force."""
     agent = found["agent"]
-    acks = found["policy"]["acks"] if found["policy"] else ()
-    return agent["bus"] == "connected" and agent["policy_loaded"] and all(ack["applied"] for ack in acks)
+    policy = found["policy"] or {"number": 0, "acks": ()}
+    refused = [ack for ack in policy["acks"] if ack["number"] == policy["number"] and not ack["applied"]]
+    return agent["bus"] == "connected" and agent["policy_loaded"] and not refused
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ Documents are staged first, some at a time, because an envelope has a limit and 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -45,6 +46,14 @@ MOST_HASHES: Final = 256
 """Documents that one request may ask for."""
 STAGED_LIMIT: Final = 32 * 1024 * 1024
 """Bytes of documents that wait for their `apply`; the oldest make room."""
+MOST_BUNDLES: Final = 50
+"""Bundles that one answer tells of."""
+MOST_NAMES: Final = 20
+"""Documents that are named of one bundle's changes in the history."""
+LIVE_US: Final = 15_000_000
+"""An agent that was heard of longer ago is gone, or cut off."""
+FORGET_US: Final = 86_400_000_000
+"""What was said longer ago is forgotten when a policy agent starts."""
 _KEPT_ANSWERS: Final = 1024
 _PROBLEMS: Final = 20
 
@@ -59,6 +68,10 @@ class StoreFailed(FailedPrecondition, reason="STORE_FAILED"):
     """The policy agent cannot read or write its store."""
 
 
+class ChangedMeanwhile(FailedPrecondition, reason="CHANGED_MEANWHILE"):
+    """Another bundle is in force than the one that was to be replaced."""
+
+
 class CommandRefused(PermissionDenied, reason="COMMAND_REFUSED"):
     """What changes policy is not signed by an operator who may, for this process, now."""
 
@@ -68,11 +81,16 @@ class PolicyRefused(InvalidArgument, reason="POLICY_REFUSED"):
 
 
 class Asked(NamedTuple):
-    """Who asks, and when: `targets` are the ids of our epoch keys, one of which a command must name."""
+    """Who asks, and when: `targets` are the ids of our epoch keys, one of which a command must name.
+
+    `ages_us` says how long ago each node was heard of, `trouble` why nothing can be changed now ("" if it can).
+    """
 
     node: str
     now_us: int
     targets: Container[bytes]
+    ages_us: Mapping[str, int] = {}
+    trouble: str = ""
 
 
 class Desk:
@@ -84,7 +102,7 @@ class Desk:
         self._root = root
         self._opened_us = opened_us
         self.bundle = store.current()
-        self.acks = {ack.node: ack for ack in store.acks()}
+        self.acks = {ack.node: ack for ack in store.acks() if opened_us - ack.at_us < FORGET_US}
         self._staged: OrderedDict[str, bytes] = OrderedDict()
         self._parsed: dict[str, Service | Mesh] = {}
         self._answers: OrderedDict[str, bytes] = OrderedDict()
@@ -139,8 +157,8 @@ class Desk:
     # Reading.
 
     def _get(self, arguments: Arguments, asked: Asked) -> Arguments:
-        hashes, offset = _field(arguments, "hashes", tuple), _field(arguments, "offset", int)
-        if not 0 < len(hashes) <= MOST_HASHES or not all(type(hash) is str for hash in hashes) or offset < 0:
+        hashes, offset = _field(arguments, "hashes", tuple), _number(arguments, "offset")
+        if not 0 < len(hashes) <= MOST_HASHES or not all(type(hash) is str for hash in hashes):
             raise InvalidArgument(f"1 to {MOST_HASHES} hashes can be asked for at once", ran=Ran.NO)
         first = self._document(hashes[0])
         if len(first) > CHUNK:
@@ -160,14 +178,15 @@ class Desk:
         return data
 
     def _history(self, arguments: Arguments, asked: Asked) -> list[Arguments]:
-        found = self._store.history()
+        found = self._store.history(min(_number(arguments, "most"), MOST_BUNDLES) + 1)
         # What the oldest changed is known only if it was the first of all: the one before it is not kept.
         first = [Manifest({}) if bundle.number == 1 else bundle.manifest for bundle in found[-1:]]
         befores = [*(bundle.manifest for bundle in found[1:]), *first]
-        return [_told(bundle, before) for bundle, before in zip(found, befores, strict=True)]
+        rows = [_told(bundle, before) for bundle, before in zip(found, befores, strict=True)]
+        return rows[: _number(arguments, "most")]
 
     def _bundle(self, arguments: Arguments, asked: Asked) -> Arguments:
-        number = _field(arguments, "number", int)
+        number = _number(arguments, "number")
         bundle = self.bundle if number == 0 else self._store.bundle(number)
         if bundle is None:
             raise NotFound("no policy was ever applied: busmesh policy apply -f PATH", ran=Ran.NO)
@@ -175,10 +194,12 @@ class Desk:
 
     def _acks(self, arguments: Arguments, asked: Asked) -> Arguments:
         number = self.bundle.number if self.bundle is not None else 0
-        rows = [
-            {**ack._asdict(), "applied": ack.applied, "age_us": max(0, asked.now_us - ack.at_us)}
-            for _, ack in sorted(self.acks.items())
-        ]
+        acks, rows = dict(self.acks), []
+        for node in sorted({*acks, *asked.ages_us}):
+            ack = acks.get(node) or Ack(node, 0, "", 0, 0)
+            age_us = asked.ages_us.get(node, max(0, asked.now_us - ack.at_us))
+            live = asked.ages_us.get(node, LIVE_US) < LIVE_US
+            rows.append({**ack._asdict(), "applied": ack.applied, "age_us": age_us, "live": live})
         return {"number": number, "acks": rows, "up_us": asked.now_us - self._opened_us}
 
     # Changing.
@@ -190,6 +211,8 @@ class Desk:
             operator, command = verify_command(signed, self._mesh, self._root, asked.now_us, asked.targets, May.POLICY)
         except Untrusted as error:
             raise CommandRefused(f"{verb}: {error.message}", ran=Ran.NO) from None
+        if asked.trouble:
+            raise StoreFailed(f"nothing can be put into force: {asked.trouble}", ran=Ran.NO)
         if command.verb != verb:
             raise CommandRefused(f"a command to {command.verb!r:.80} does not {verb}", ran=Ran.NO)
         request = f"{operator.serial}/{command.request}"
@@ -238,9 +261,12 @@ class Desk:
         return {"number": after, "before": number, "changed": changed, "warnings": warnings}
 
     def _rollback(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
-        number, before = _field(arguments, "number", int), self.bundle
+        number, expected, before = _number(arguments, "number"), _number(arguments, "expected"), self.bundle
         if before is None:
             raise NotFound("no policy was ever applied: there is nothing to go back to", ran=Ran.NO)
+        if expected not in (0, before.number):
+            text = f"bundle {before.number} is in force, and not {expected}: somebody changed policy meanwhile"
+            raise ChangedMeanwhile(text, ran=Ran.NO)
         old = self._store.bundle(number or before.number - 1)
         # What was good under an older version may not be understood by this one.
         self._checked({name: self._document(hash) for name, hash in old.manifest.hashes.items()})
@@ -297,13 +323,15 @@ def _refused(problems: list[str]) -> MeshError:
 
 
 def _told(bundle: Bundle, before: Manifest) -> Arguments:
+    changed = bundle.manifest.changed(before)
     return {
         "number": bundle.number,
         "made_us": bundle.made_us,
         "made_by": bundle.made_by,
         "origin": bundle.origin,
         "documents": len(bundle.manifest),
-        "changed": bundle.manifest.changed(before),
+        "changed": dict(islice(changed.items(), MOST_NAMES)),
+        "changes": len(changed),
     }
 
 
@@ -321,4 +349,11 @@ def _field(arguments: Arguments, name: str, kind: type) -> Any:
     value = arguments.get(name)
     if type(value) is not kind:
         raise InvalidArgument(f"{name!r} must be of type {kind.__name__}", ran=Ran.NO)
+    return value
+
+
+def _number(arguments: Arguments, name: str) -> int:
+    value = arguments.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise InvalidArgument(f"{name!r} must be a number, 0 or more", ran=Ran.NO)
     return value

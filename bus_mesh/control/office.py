@@ -21,7 +21,7 @@ import msgpack
 
 from bus_mesh.bus.contract import Bus
 from bus_mesh.control.desk import Asked, Desk
-from bus_mesh.control.store import Ack, StoreError
+from bus_mesh.control.store import Ack
 from bus_mesh.identity import document
 from bus_mesh.identity.envelope import EnvelopeKind, is_envelope
 from bus_mesh.identity.head import Head, sign_head, verify_head
@@ -35,6 +35,9 @@ from bus_mesh.telemetry.log import Limited, get_logger
 
 HEAD_SECONDS: Final = 5.0
 """Between two heads of the same bundle."""
+HEAD_PAUSE: Final = 1.0
+"""Between two heads of the same bundle at least, whoever asks for one: each makes every agent speak."""
+WARN_DAYS: Final = 30
 GREET_SECONDS: Final = 0.05
 """How long a node that has just come may wait, with others who come meanwhile."""
 HEAD_LIFE_US: Final = 24 * 3600 * 1_000_000
@@ -42,18 +45,28 @@ HEAD_LIFE_US: Final = 24 * 3600 * 1_000_000
 ACKS_SECONDS: Final = 0.1
 """How long acknowledgements are gathered before they are written."""
 MOST_ASKED: Final = 1024
-"""Requests that wait for the desk, of all nodes; of one node a sixteenth."""
+"""Requests that wait for the desk, of all nodes."""
+MOST_OF: Final = {True: 64, False: 8}
+"""The same of one node: requests for documents, and others, which are dearer and can wait."""
+MOST_NODES: Final = 4096
+AROUND: Final = 4096
+"""Bytes of an answer's envelope that are not the answer."""
 CONSOLE: Final = "busmesh"
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 
 
 class Signer(NamedTuple):
-    """The policy signer's key, the root's delegation of it, and that delegation's version."""
+    """The policy signer's key, the root's delegation of it, that delegation's version, and until when we may sign."""
 
     key: NodeKey
     delegation: bytes
     term: int
+    not_after_us: int
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 class Office:
@@ -83,10 +96,12 @@ class Office:
         self._subjects = Subjects(own.mesh)
         self._log = get_logger("policy-agent")
         self._limited = Limited(self._log)
-        self._asked: Counter[str] = Counter()
+        self._asked: Counter[tuple[str, bool]] = Counter()
+        self._heard_at: dict[str, float] = {}
         self._acks: dict[str, Ack] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._published = 0
+        self._published_at = 0.0
         self._greeting: asyncio.TimerHandle | None = None
         self._keys = deque((keyring.key_id,), maxlen=2)
 
@@ -98,8 +113,18 @@ class Office:
         """The number of the bundle in force, 0 before the first."""
         return 0 if self._desk.bundle is None else self._desk.bundle.number
 
+    @property
+    def trouble(self) -> str:
+        """Why no head can be signed (any more), "" while one can."""
+        if self._clock().wall_us < self._signer.not_after_us:
+            return ""
+        return "the delegation of the policy signer, or this node's certificate, has ended: delegate, or admit, anew"
+
     async def start(self) -> None:
         """Listen, and publish."""
+        left_days = (self._signer.not_after_us - self._clock().wall_us) / 86_400_000_000
+        if left_days < WARN_DAYS:
+            self._log.warning("the policy signer's delegation, or this node's certificate, ends soon", days=left_days)
         for subject in self._subjects.control_all():
             await self._bus.subscribe(subject, self.on_request)
         await self._bus.subscribe(self._subjects.policy, self.on_head)
@@ -124,6 +149,9 @@ class Office:
         announcement = self._keyring.announce((), now)
         if bundle is None:
             return
+        if self.trouble:
+            self._limited.warning("ALARM: no head is published", why=self.trouble)
+            return
         head = sign_head(
             self._signer.key,
             self._signer.delegation,
@@ -136,7 +164,7 @@ class Office:
             life_us=HEAD_LIFE_US,
         )
         self._bus.publish(self._subjects.policy, document.pack_row((head, announcement)))
-        self._published = bundle.number
+        self._published, self._published_at = bundle.number, now.monotonic
 
     def on_head(self, subject: str, reply: str, data: bytes, status: int) -> None:
         """Hear of every head; one that this policy agent did not publish means that two are in office."""
@@ -188,8 +216,11 @@ class Office:
         except Untrusted as error:
             self._drop(error.reason)
             return
+        self._hear_of(node)
         if self._greeting is None:
-            self._greeting = asyncio.get_running_loop().call_later(GREET_SECONDS, self._greet)
+            since = self._clock().monotonic - self._published_at
+            pause = max(GREET_SECONDS, HEAD_PAUSE - since)
+            self._greeting = asyncio.get_running_loop().call_later(pause, self._greet)
 
     def _greet(self) -> None:
         self._greeting = None
@@ -203,18 +234,25 @@ class Office:
             self._refuse(opened.peer, frame[1], FailedPrecondition(text, ran=Ran.NO))
         elif verb == "ack":
             self._heard(node, frame[7])
-        elif self._asked[node] >= MOST_ASKED // 16 or self._asked.total() >= MOST_ASKED:
+        elif self._asked[node, verb == "get"] >= MOST_OF[verb == "get"] or self._asked.total() >= MOST_ASKED:
             error = ResourceExhausted("too many requests to the policy agent", ran=Ran.NO, retry_after=0.2)
             self._refuse(opened.peer, frame[1], error)
         else:
-            self._asked[node] += 1
+            self._asked[node, verb == "get"] += 1
+            self._hear_of(node)
             self._spawn(self._serve(opened.peer, verb, frame))
 
     async def _serve(self, peer: Peer, verb: str, frame: Fields) -> None:
+        account = peer.node, verb == "get"
         try:
-            asked = Asked(peer.node, self._clock().wall_us, tuple(self._keys))
+            now = self._clock()
+            ages_us = {node: int((now.monotonic - at) * 1e6) for node, at in self._heard_at.items()}
+            asked = Asked(peer.node, now.wall_us, tuple(self._keys), ages_us, self.trouble)
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._work, self._desk.answer, verb, frame[7], asked)
+            if len(answer) > self._bus.max_payload - AROUND:
+                text = f"the answer has {len(answer)} bytes, too many for this bus: ask for less"
+                raise ResourceExhausted(text, ran=Ran.YES)
         except MeshError as error:
             self._refuse(peer, frame[1], error)
         except Exception as error:
@@ -226,23 +264,31 @@ class Office:
                 self.publish()
             self._send(peer, encode((_REPLY, frame[1], None, answer)))
         finally:
-            self._asked[peer.node] -= 1
-            if not self._asked[peer.node]:
-                del self._asked[peer.node]
+            self._asked[account] -= 1
+            if not self._asked[account]:
+                del self._asked[account]
+
+    def _hear_of(self, node: str) -> None:
+        """Note that a node is there; as many are kept as the keyring keeps senders."""
+        if node in self._heard_at or len(self._heard_at) < MOST_NODES:
+            self._heard_at[node] = self._clock().monotonic
 
     def _heard(self, node: str, payload: bytes) -> None:
         try:
             said = msgpack.unpackb(payload, use_list=False, strict_map_key=True, max_ext_len=0)
-            ack = Ack(
-                node, int(said["number"]), str(said["reason"])[:1000], int(said["took_us"]), self._clock().wall_us
-            )
+            number, reason, took_us = said["number"], said["reason"], said["took_us"]
+            if not (_counts(number) and type(reason) is str and _counts(took_us)):
+                raise ValueError("wrong fields")
         except Exception:  # msgpack raises a dozen unrelated classes
             self._drop("BAD_ACK")
             return
-        if ack.reason:
-            self._limited.warning("policy refused by an agent", node=node, number=ack.number, why=ack.reason)
-        self._acks[node] = ack
-        self._desk.acks[node] = ack
+        self._hear_of(node)
+        if reason:
+            self._limited.warning("policy refused by an agent", node=node, number=number, why=reason[:1000])
+        before = self._desk.acks.get(node)
+        if before is not None and before.number > number and reason:
+            return  # it refuses what is behind: that says nothing of what it has in force
+        self._acks[node] = self._desk.acks[node] = Ack(node, number, reason[:1000], took_us, self._clock().wall_us)
 
     def _refuse(self, peer: Peer, number: int, error: MeshError) -> None:
         code, reason, message, details, head = error.to_wire()
@@ -259,7 +305,10 @@ class Office:
 
     async def _beat(self) -> None:
         while True:
-            self.publish()
+            try:
+                self.publish()
+            except Exception as error:  # whatever it is, the next head may go out
+                self._limited.warning("head not published", why=repr(error))
             await asyncio.sleep(HEAD_SECONDS)
 
     async def _keep_acks(self) -> None:
@@ -270,7 +319,7 @@ class Office:
             if acks:
                 try:
                     await loop.run_in_executor(self._work, self._desk.acknowledge, acks)
-                except StoreError as error:
+                except Exception as error:  # they are told all the same, and the next ones are tried
                     self._limited.warning("acknowledgements not written", why=str(error))
 
     def _alarm(self, head: Head) -> None:

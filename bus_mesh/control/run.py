@@ -30,6 +30,7 @@ from bus_mesh.identity.keyring import Keyring, Now, Own, own_identity
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy_files import read_texts
+from bus_mesh.starts import boot_started_us
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
 from bus_mesh.telemetry.metrics import Metrics
@@ -65,14 +66,15 @@ class PolicyAgent:
             bus = NatsBus(self._config.bus.url, name=f"busmesh policy {own.node}", roll=roll, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
-            http = self._http(metrics, bus)
-            if http is not None:
-                stack.callback(http.close)
             if not await self._locked(stack):
                 return 0
+            http = self._http(metrics, bus)  # not before: who stands by may be told to listen on the same port
+            if http is not None:
+                stack.callback(http.close)
             work = stack.enter_context(ThreadPoolExecutor(1, "desk"))
             desk = await loop.run_in_executor(work, self._desk, own)
-            keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
+            started = boot_started_us(self._config.state, clock.wall_us())
+            keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks(), boot_started_us=started)
             self._office = office = Office(own, keyring, bus, desk, signer, read_clocks, work)
             self._show(metrics, office)
             await office.start()
@@ -118,7 +120,8 @@ class PolicyAgent:
                 "office": "standby" if office is None else "in office",
                 "policy": 0 if office is None else office.number,
             }
-            return bus.state is BusState.CONNECTED, said
+            trouble = "" if office is None else office.trouble
+            return bus.state is BusState.CONNECTED and not trouble, {**said, "trouble": trouble}
 
         return None if address is None else HttpServer(address.host, address.port, metrics, ready)
 
@@ -151,7 +154,7 @@ def signer_from(config: PolicyAgentConfig, own: Own) -> Signer:
     said = verify_delegation(delegation, own.mesh, own.root, clock.wall_us(), Role.POLICY)
     if said.key != key.public:
         raise _wrong(config.signer, "policy.delegation is for another key than policy.key: restore the pair")
-    return Signer(key, delegation, said.term)
+    return Signer(key, delegation, said.term, min(said.not_after_us, own.certificate.not_after_us))
 
 
 def _private(path: Path) -> NodeKey:

@@ -19,6 +19,8 @@ __all__ = ["STALE_SECONDS", "Follower", "Freshness", "InForce", "Meaning"]
 
 STALE_SECONDS: Final = 15.0
 """Seconds without a head after which the policy in force may be old."""
+SKEW_SECONDS: Final = 60.0
+"""What clocks may differ by; a head that was issued longer ago was held back, or is a recording."""
 
 
 class Meaning(Enum):
@@ -46,6 +48,7 @@ class InForce(NamedTuple):
     number: int
     manifest: bytes
     expires_us: int
+    issued_us: int = 0
 
 
 class Follower:
@@ -57,8 +60,11 @@ class Follower:
         self.in_force = in_force
         self._heard_at: float | None = None
 
-    def hear(self, head: InForce, now: float) -> Meaning:
-        """Return what a verified head means; one of the bundle in force proves that it still is."""
+    def hear(self, head: InForce, now: float, wall_us: int) -> Meaning:
+        """Return what a verified head means; a newer one of the bundle in force proves that it still is.
+
+        One that was issued before the last one proves nothing: it may be a recording.
+        """
         held = self.in_force
         if held is None or (head.term, head.number) > (held.term, held.number):
             return Meaning.TAKE
@@ -66,11 +72,13 @@ class Follower:
             return Meaning.OLD
         if head.manifest != held.manifest:
             return Meaning.FORK
-        self.in_force = held._replace(expires_us=max(held.expires_us, head.expires_us))
-        self._heard_at = now
+        if head.issued_us > held.issued_us:
+            expires_us = max(held.expires_us, head.expires_us)
+            self.in_force = held._replace(expires_us=expires_us, issued_us=head.issued_us)
+            self._heard_at = now - _age(head, wall_us)
         return Meaning.KEEP
 
-    def take(self, head: InForce, now: float) -> bool:
+    def take(self, head: InForce, now: float, wall_us: int) -> bool:
         """Put a bundle into force whose documents have all been checked; False when it is no longer the newest.
 
         Between its head and its last document a newer bundle may have been taken: policy never goes backwards.
@@ -78,7 +86,7 @@ class Follower:
         if self.in_force is not None and (head.term, head.number) <= (self.in_force.term, self.in_force.number):
             return False
         self.in_force = head
-        self._heard_at = now
+        self._heard_at = now - _age(head, wall_us)
         return True
 
     def freshness(self, now: float, wall_us: int) -> Freshness:
@@ -95,3 +103,9 @@ class Follower:
         held = self.in_force
         what = "nothing" if held is None else f"{held.term}.{held.number} {held.manifest.hex()[:12]}…"
         return f"Follower({what})"
+
+
+def _age(head: InForce, wall_us: int) -> float:
+    """Return how many seconds ago a head was issued, 0 for what two clocks may well disagree about."""
+    seconds = (wall_us - head.issued_us) / 1e6
+    return seconds if seconds > SKEW_SECONDS else 0.0

@@ -18,9 +18,9 @@ __all__ = ["DOCUMENT_LIMIT", "MANIFEST_LIMIT", "MOST_DOCUMENTS", "Manifest", "Ma
 
 DOCUMENT_LIMIT: Final = 512 * 1024
 """Bytes that one document may take."""
-MOST_DOCUMENTS: Final = 10_000
-"""Documents of one bundle."""
-MANIFEST_LIMIT: Final = 2 * 1024 * 1024
+MOST_DOCUMENTS: Final = 3_000
+"""Documents of one bundle: with the longest names, what lists them all still fits one message of the bus."""
+MANIFEST_LIMIT: Final = 512 * 1024
 """Bytes that the text may take; `MOST_DOCUMENTS` with the longest names fit."""
 _FIRST: Final = "busmesh manifest 1"
 _LINE: Final = re.compile(r"([0-9a-f]{64}) ([A-Z][A-Za-z]{0,30}/[a-z][a-z0-9-]{0,62})", re.ASCII)

@@ -75,6 +75,7 @@ class Plane:
             NodeKey.from_bytes((self.home.path / "policy.key").read_bytes()),
             (self.home.path / "policy.delegation").read_bytes(),
             1,
+            1 << 62,
         )
 
     def own(self, name: str) -> Own:

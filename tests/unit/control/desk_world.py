@@ -31,6 +31,8 @@ class Desks:
     def __init__(self, folder: Path) -> None:
         self.now_us = NOW_US
         self.targets = (DESK_KEY,)
+        self.ages_us: dict[str, int] = {}
+        self.trouble = ""
         self.root, self.issuer, self.operator = (
             NodeKey.generate(lambda size, n=n: bytes([n]) * size) for n in (1, 2, 3)
         )
@@ -51,7 +53,8 @@ class Desks:
         self._store.__exit__()
 
     def answer(self, verb: str, payload: bytes) -> Any:
-        return msgpack.unpackb(self.desk.answer(verb, payload, Asked("node-a", self.now_us, self.targets)))
+        asked = Asked("node-a", self.now_us, self.targets, self.ages_us, self.trouble)
+        return msgpack.unpackb(self.desk.answer(verb, payload, asked))
 
     def ask(self, verb: str, **arguments: Any) -> Any:
         return self.answer(verb, msgpack.packb(arguments))

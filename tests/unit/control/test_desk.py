@@ -8,7 +8,7 @@ import msgpack
 import pytest
 from desk_world import DESK_KEY, Desks, command, service
 
-from bus_mesh.control.desk import CHUNK, MOST_HASHES, CommandRefused, PolicyRefused, StoreFailed
+from bus_mesh.control.desk import CHUNK, MOST_HASHES, ChangedMeanwhile, CommandRefused, PolicyRefused, StoreFailed
 from bus_mesh.control.store import Ack
 from bus_mesh.identity.certificate import May
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, hash_of
@@ -39,21 +39,21 @@ def test_apply_replaces_by_name_and_prune_removes_the_rest(desks: Desks) -> None
 
     assert (changed["number"], changed["changed"]) == (2, {"Service/orders": "changed"})
     assert (pruned["number"], pruned["changed"]) == (3, {"Service/stock": "removed"})
-    assert [row["number"] for row in desks.ask("history")] == [3, 2, 1]
+    assert [row["number"] for row in desks.ask("history", most=9)] == [3, 2, 1]
 
 
 def test_what_changes_nothing_makes_no_bundle(desks: Desks) -> None:
     desks.apply(service("orders"))
 
     assert desks.apply(service("orders"))["number"] == 1
-    assert len(desks.ask("history")) == 1
+    assert len(desks.ask("history", most=9)) == 1
 
 
 def test_a_dry_run_says_what_would_change_and_changes_nothing(desks: Desks) -> None:
     said = desks.apply(service("orders"), dry=True)
 
     assert said["changed"] == {"Service/orders": "added"}
-    assert desks.ask("history") == []
+    assert desks.ask("history", most=9) == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_rolling_back_makes_a_new_number_with_the_old_content(desks: Desks) -> N
     desks.apply(service("orders"))
     desks.apply(service("orders", "traffic: {timeout: 2s}"))
 
-    said = desks.do("rollback", number=0)
+    said = desks.do("rollback", number=0, expected=0)
 
     assert (said["number"], said["origin"]) == (3, 1)
     assert desks.ask("bundle", number=3)["hashes"] == desks.ask("bundle", number=1)["hashes"]
@@ -96,10 +96,10 @@ def test_rolling_back_makes_a_new_number_with_the_old_content(desks: Desks) -> N
 
 def test_a_rollback_to_what_never_was_is_refused_and_says_what_there_is(desks: Desks) -> None:
     with pytest.raises(NotFound, match="no policy was ever applied"):
-        desks.do("rollback", number=0)
+        desks.do("rollback", number=0, expected=0)
     desks.apply(service("orders"))
     with pytest.raises(NotFound, match="there are 1 to 1"):
-        desks.do("rollback", number=9)
+        desks.do("rollback", number=9, expected=0)
 
 
 def test_only_an_operator_who_may_changes_policy(desks: Desks) -> None:
@@ -186,10 +186,12 @@ def test_what_agents_said_last_is_told_with_its_age(desks: Desks) -> None:
     desks.apply(service("orders"))
     desks.desk.acknowledge({"node-a": Ack("node-a", 1, "", 900, desks.now_us - 5)})
 
+    desks.ages_us = {"node-b": 7}
     said = desks.ask("acks")
 
     assert said["number"] == 1
-    assert [(row["node"], row["applied"], row["age_us"]) for row in said["acks"]] == [("node-a", True, 5)]
+    rows = [(row["node"], row["number"], row["applied"], row["age_us"], row["live"]) for row in said["acks"]]
+    assert rows == [("node-a", 1, True, 5, False), ("node-b", 0, True, 7, True)]
 
 
 def test_a_store_that_cannot_be_written_is_said_and_nothing_changes(desks: Desks) -> None:
@@ -210,3 +212,33 @@ def test_the_first_bundle_is_made_once(desks: Desks) -> None:
     assert again is None
     assert desks.ask("bundle", number=0)["number"] == 1
     assert desks.targets[0] == DESK_KEY
+
+
+def test_a_rollback_of_what_somebody_has_replaced_is_refused(desks: Desks) -> None:
+    desks.apply(service("orders"))
+    desks.apply(service("stock"))
+
+    with pytest.raises(ChangedMeanwhile, match="bundle 2 is in force, and not 1"):
+        desks.do("rollback", number=1, expected=1)
+    assert desks.do("rollback", number=1, expected=2)["number"] == 3
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 63, 1.5, "1", None])
+def test_a_number_that_is_none_is_refused(desks: Desks, number: Any) -> None:
+    with pytest.raises(InvalidArgument, match="number"):
+        desks.ask("bundle", number=number)
+
+
+def test_nothing_changes_while_nothing_can_be_signed(desks: Desks) -> None:
+    desks.trouble = "the delegation has ended"
+
+    with pytest.raises(StoreFailed, match="the delegation has ended"):
+        desks.apply(service("orders"))
+    assert desks.desk.bundle is None
+
+
+def test_the_history_names_some_changes_and_counts_the_rest(desks: Desks) -> None:
+    desks.apply(*(service(f"s{number}") for number in range(30)))
+
+    row = desks.ask("history", most=1)[0]
+    assert (len(row["changed"]), row["changes"]) == (20, 30)
