@@ -69,6 +69,17 @@ def test_without_tls_the_server_does_not_say_a_word(shop: Up) -> None:
         assert b"INFO" not in connection.recv(4096)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_its_certificate_holds_for_every_name_of_loopback(shop: Up, host: str) -> None:
+    port = int(shop.ready["bus"].rpartition(":")[2])
+
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as connection,
+        trusting(authority(shop)).wrap_socket(connection, server_hostname=host) as secured,
+    ):
+        assert secured.recv(4) == b"INFO"
+
+
 def test_it_listens_on_loopback_and_has_no_port_for_statistics(shop: Up) -> None:
     listening = [one.laddr for one in server_of(shop).net_connections() if one.status == "LISTEN"]
 
