@@ -104,14 +104,26 @@ class EmbeddedServer:
 
     `directory` takes its configuration and log; it is made when missing. `port` 0 is any free one, kept over restarts.
     With `restart` a server that dies is started again within 50 ms. Without a `keeper` it brings its own.
+    Without a `configuration` it takes everybody on loopback. A file that is given says who may come; the server runs in
+    its folder, where relative paths in it start, and on `port` whatever it says. It must take clients on 127.0.0.1.
     """
 
-    def __init__(self, directory: Path, *, keeper: Keeper | None = None, port: int = 0, restart: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keeper: Keeper | None = None,
+        port: int = 0,
+        restart: bool = True,
+        configuration: Path | None = None,
+    ) -> None:
         self.directory = directory
+        self.configuration = configuration
         self.port = port
         self.restart = restart
         self.version = ""
         self.state = ServerState.STOPPED
+        self._scheme = "nats"
         self._keeper = keeper
         self._own_keeper = keeper is None
         self._binary: Path | None = None
@@ -130,8 +142,8 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
-        return f"nats://127.0.0.1:{self.port}"
+        """Where clients connect to; `tls://` once it has started with a configuration that asks for TLS."""
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -182,12 +194,17 @@ class EmbeddedServer:
         written_before = self.log.stat().st_size if self.log.exists() else 0
         for left in self.directory.glob("*.ports"):  # of one that was killed, and whose pid may come again
             left.unlink()
-        configuration = self.directory / "nats-server.conf"
-        configuration.write_text(f"port: {self.port or -1}\n{CONFIGURATION}")
-        command = [str(self._binary), "-c", str(configuration), "--ports_file_dir", str(self.directory)]
-        child = self._child = await self._keeper.spawn(command, log=self.log)
+        configuration = self.configuration
+        if configuration is None:
+            configuration = self.directory / "nats-server.conf"
+            configuration.write_text(CONFIGURATION)
+        # The flag wins over the file, so the port can be kept without writing to a file that was given.
+        port, ports = str(self.port or -1), str(self.directory.absolute())
+        command = [str(self._binary), "-c", configuration.name, "-p", port, "--ports_file_dir", ports]
+        folder = str(configuration.absolute().parent)
+        child = self._child = await self._keeper.spawn(command, cwd=folder, log=self.log.absolute())
         try:
-            self.port = await asyncio.wait_for(self._listening(child), READY_SECONDS)
+            self._scheme, self.port = await asyncio.wait_for(self._listening(child), READY_SECONDS)
         except TimeoutError:
             await child.stop(0.0)
             raise ServerFailed(f"nats-server did not listen within {READY_SECONDS:g} s; see {self.log}") from None
@@ -196,8 +213,8 @@ class EmbeddedServer:
         self.state = ServerState.RUNNING
         return child
 
-    async def _listening(self, child: Child) -> int:
-        """Return the port from the file the server writes once it listens; any, when the server has ended."""
+    async def _listening(self, child: Child) -> tuple[str, int]:
+        """Return scheme and port from the file the server writes once it listens; any, when the server has ended."""
         file = self.directory / f"{self._binary.name if self._binary else ''}_{child.pid}.ports"
         while child.returncode is None:
             try:
@@ -205,8 +222,8 @@ class EmbeddedServer:
             except (OSError, ValueError):  # not there, or not all of it
                 await asyncio.sleep(_POLL_SECONDS)
             else:
-                return int(url.rpartition(":")[2])
-        return self.port
+                return url.partition(":")[0], int(url.rpartition(":")[2])
+        return self._scheme, self.port
 
     def _complaint(self, start: int) -> str:
         with self.log.open("rb") as log:

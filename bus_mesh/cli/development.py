@@ -115,9 +115,10 @@ class Development:
             await apply.wait(mesh, said["number"], APPLY_SECONDS, plan.NODES)
 
     async def _start_bus(self, stack: AsyncExitStack, keeper: Keeper) -> str:
-        folder = self.home / "bus"
-        private_folder(folder)
-        server = await stack.enter_async_context(EmbeddedServer(folder, keeper=keeper))
+        configuration = plan.write_server(self.home)
+        server = EmbeddedServer(configuration.parent, keeper=keeper, configuration=configuration)
+        await stack.enter_async_context(server)
+        plan.note_address(self.home, server.url)
         return server.url
 
     def _supervised(self, keeper: Keeper, command: str, config: Path, place: Place) -> Supervisor:

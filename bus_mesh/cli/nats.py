@@ -11,6 +11,7 @@ from bus_mesh.cli.problem import Problem, usage
 
 if TYPE_CHECKING:
     from bus_mesh.cli.nats_home import NatsHome
+    from bus_mesh.control.nats_config import ServerSettings
 
 nats = typer.Typer(help="Set up the broker.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,7 +44,7 @@ def config(
     """
     from bus_mesh.cli.home import MeshHome
     from bus_mesh.cli.nats_home import NatsHome
-    from bus_mesh.control.nats_config import CONFIGURATION
+    from bus_mesh.control.nats_config import CONFIGURATION, ServerSettings
 
     at, statistics = _address(listen, "--listen"), None if monitor == "off" else _address(monitor, "--monitor")
     known_as = list(name or ())
@@ -57,8 +58,7 @@ def config(
     folder = out.absolute()
     _refuse_taken(folder, side.home.mesh)
     hosts = list(dict.fromkeys([*known_as, *(() if at[0] in _ANYWHERE else (at[0],)), *_LOOPBACK]))
-    certificate = _certificate(side, hosts)
-    _write(side, folder, certificate, (at, statistics))
+    _write(side, folder, hosts, ServerSettings(*at, statistics))
     side.note_address(f"tls://{_bracketed(hosts[0])}:{at[1]}")
     show.say(f"wrote {folder}: the server's certificate is good for a year")
     show.say(f"next: cd {folder} && nats-server -c {CONFIGURATION}")
@@ -66,35 +66,14 @@ def config(
     show.line(str(folder / CONFIGURATION))
 
 
-def _certificate(side: "NatsHome", hosts: list[str]) -> tuple[bytes, bytes]:
-    from bus_mesh.cli.nats_home import now
+def _write(side: "NatsHome", folder: Path, hosts: list[str], settings: "ServerSettings") -> None:
     from bus_mesh.control.nats_tls import BadHost
 
     side.make()
     try:
-        return side.ca.server(hosts, now())
+        side.write_server(folder, hosts, settings)
     except BadHost as error:
         raise usage(str(error), "it goes into the server's certificate", "--name bus.example.com") from None
-
-
-def _write(
-    side: "NatsHome",
-    folder: Path,
-    certificate: tuple[bytes, bytes],
-    listening: tuple[tuple[str, int], tuple[str, int] | None],
-) -> None:
-    from bus_mesh.cli.home import private_folder, replace
-    from bus_mesh.cli.nats_home import CA_FILE, seconds
-    from bus_mesh.control.nats_config import CERTIFICATE, CONFIGURATION, KEY, ServerSettings, server_config
-
-    (host, port), statistics = listening
-    text = server_config(side.authority, side.accounts, seconds(), ServerSettings(host, port, statistics))
-    private_folder(folder)
-    # The configuration first: it marks the folder as ours, also where writing is cut short after it.
-    replace(folder / CONFIGURATION, text.encode())
-    replace(folder / CERTIFICATE, certificate[0])
-    replace(folder / KEY, certificate[1], private=True)
-    replace(folder / CA_FILE, side.ca.pair.certificate)
 
 
 def _refuse_taken(folder: Path, mesh: str) -> None:

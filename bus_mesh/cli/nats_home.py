@@ -12,7 +12,7 @@ Seeds and ca.key are 0600 and never overwritten: with another key every node wou
 
 import datetime
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -22,14 +22,18 @@ from bus_mesh.cli.home import NODE_US, MeshHome, private_folder, replace, write_
 from bus_mesh.cli.problem import Problem
 from bus_mesh.control import permissions
 from bus_mesh.control.nats_authority import KEYS, Authority
+from bus_mesh.control.nats_config import CERTIFICATE, CONFIGURATION, KEY, ServerSettings, server_config
 from bus_mesh.control.nats_jwt import BadToken
 from bus_mesh.control.nats_tls import Ca, Pair
-from bus_mesh.identity.bus_credentials import Credentials
+from bus_mesh.control.permissions import Permissions
+from bus_mesh.identity.bus_credentials import BadCredentials, Credentials
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
 from bus_mesh.protocol import names
 
 CREDENTIALS: Final = "bus.creds"
 CA_FILE: Final = "ca.pem"
+USER_SECONDS: Final = NODE_US // 1_000_000
+"""How long a node's user is good for: as long as its certificate."""
 
 
 class NatsHome:
@@ -90,6 +94,21 @@ class NatsHome:
         token = self.authority.system_token(seconds())
         return {self.authority.system.public: token, self.authority.account.public: self.account_token}
 
+    def write_server(self, folder: Path, hosts: Sequence[str], settings: ServerSettings) -> Path:
+        """Write what a server needs into its folder, and return its configuration; raise BadHost for a wrong name.
+
+        Its certificate, for `hosts`, is new each time; all keys that others rely on stay.
+        """
+        text = server_config(self.authority, self.accounts, seconds(), settings)
+        certificate = self.ca.server(hosts, now())
+        private_folder(folder)
+        # The configuration first: it marks the folder as ours, also where writing is cut short after it.
+        replace(folder / CONFIGURATION, text.encode())
+        replace(folder / CERTIFICATE, certificate.certificate)
+        replace(folder / KEY, certificate.key, private=True)
+        replace(folder / CA_FILE, self.ca.pair.certificate)
+        return folder / CONFIGURATION
+
     @property
     def address(self) -> str:
         """Where clients connect."""
@@ -107,9 +126,34 @@ class NatsHome:
 
         Raises InvalidName, and Problem for keys that are damaged.
         """
-        mesh, life = self.home.mesh, NODE_US // 1_000_000
-        allowed = permissions.policy_agent(mesh, name) if policy_agent else permissions.node(mesh, name, serve, call_as)
-        return self.authority.signer.user(name, allowed, now=seconds(), life=life, entropy=secrets.token_bytes)
+        return self._new_user(name, self._allowed(name, serve, call_as, policy_agent))
+
+    def renew(
+        self, name: str, serve: Iterable[str], call_as: Iterable[str], identity: Path, *, policy_agent: bool = False
+    ) -> bool:
+        """Give a node a user if it has none, or one that ends soon or may something else; True if it did.
+
+        Soon is: less than a third of its life is left. The user before it is void for servers that are started later.
+        """
+        allowed, held = self._allowed(name, serve, call_as, policy_agent), _held(identity)
+        signer, good_until = self.authority.signer, seconds() + USER_SECONDS // 3
+        if held is not None and signer.holds(name, held, allowed, good_until) and self._trusted_by(identity):
+            return False
+        self.equip(name, self._new_user(name, allowed), identity)
+        if held is not None:  # last: until the new one is written, the node has the old one
+            self.revoke([held.key.public])
+        return True
+
+    def _allowed(self, name: str, serve: Iterable[str], call_as: Iterable[str], policy_agent: bool) -> Permissions:
+        mesh = self.home.mesh
+        return permissions.policy_agent(mesh, name) if policy_agent else permissions.node(mesh, name, serve, call_as)
+
+    def _new_user(self, name: str, allowed: Permissions) -> Credentials:
+        return self.authority.signer.user(name, allowed, now=seconds(), life=USER_SECONDS, entropy=secrets.token_bytes)
+
+    def _trusted_by(self, identity: Path) -> bool:
+        file = identity / CA_FILE
+        return file.exists() and file.read_bytes() == self._read(CA_FILE)
 
     def equip(self, name: str, user: Credentials, identity: Path) -> None:
         """Write a user, and the CA, into the identity of a node; an older file of either is replaced whole."""
@@ -148,6 +192,14 @@ class NatsHome:
                 "the keys of the broker are made once, all of them together",
                 f"restore it, or make all of them: busmesh nats config --home {self.home.path} --out DIR",
             ) from None
+
+
+def _held(identity: Path) -> Credentials | None:
+    """Return the user that a node has; None for none, and for a file that is damaged."""
+    try:
+        return Credentials.parse((identity / CREDENTIALS).read_text(errors="replace"))
+    except (FileNotFoundError, BadCredentials):
+        return None
 
 
 def seconds() -> int:

@@ -2,6 +2,8 @@
 
 <home>/up.lock  up.json         held while it runs; what runs where
 <home>/policy/                  the first policy: what is in force later is in the policy agent's store
+<home>/nats/                    the keys that say who may use the bus
+<home>/bus/                     the nats-server: its configuration (written anew at every start), certificate, log
 <home>/control/                 the policy agent: identity, policy.yaml (written anew at every start), state
 <home>/node-a/  node-b/         identity, node.yaml (written anew at every start), state, agent.sock
 <home>/logs/                    what the agents say
@@ -12,19 +14,22 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
 
 from bus_mesh.cli.home import MeshHome, private_folder, replace, write_new
+from bus_mesh.cli.nats_home import CA_FILE, CREDENTIALS, NatsHome
 from bus_mesh.cli.problem import Problem
+from bus_mesh.control.nats_config import ServerSettings
 
 MESH: Final = "dev"
 NODES: Final = ("node-a", "node-b")
 CONTROL: Final = "control"
 """The node of the policy agent: it serves nothing and calls nobody."""
+LOOPBACK: Final = "127.0.0.1"
 CALLER: Final = "cli"
 """What the command line speaks as."""
 SOCKET_PATH_BYTES: Final = 107
@@ -107,14 +112,17 @@ def _demo(name: str, **more: Any) -> dict[str, Any]:
 
 
 def prepare(home: Path, wanted: Wanted, folder_of_sockets: Path | None, ports: Sequence[int]) -> list[Node]:
-    """Make what is not there yet, renew certificates that end soon, and return the two nodes."""
+    """Make what is not there yet, renew certificates and users that end soon, and return the two nodes."""
     mesh = MeshHome(home)
+    broker = NatsHome(mesh)
     if not mesh.exists:
         mesh.init(MESH)
+    if not broker.exists:
+        broker.make()
     _write_policy(home / "policy", wanted)
     for name in ("logs", CONTROL):
         private_folder(home / name)
-    _admit(mesh, CONTROL, home / CONTROL / "identity", set(), set())
+    _admit(broker, CONTROL, home / CONTROL / "identity")
     serve = {*wanted.serve, *(("orders", "stock") if wanted.demo else ())}
     call_as = {CALLER, *wanted.call_as, *serve, *(("web",) if wanted.demo else ())}
     nodes = []
@@ -125,15 +133,38 @@ def prepare(home: Path, wanted: Wanted, folder_of_sockets: Path | None, ports: S
             private_folder(folder)
             folder.chmod(0o750)
         path.unlink(missing_ok=True)  # left by one that was killed; the lock says that nobody listens there
-        _admit(mesh, name, nodes[-1].identity, serve, call_as)
+        _admit(broker, name, nodes[-1].identity, serve, call_as)
     return nodes
 
 
-def _admit(mesh: MeshHome, node: str, identity: Path, serve: set[str], call_as: set[str]) -> None:
+def _admit(
+    broker: NatsHome, node: str, identity: Path, serve: Set[str] = frozenset(), call_as: Set[str] = frozenset()
+) -> None:
     if (identity / "node.key").exists():
-        mesh.renew(node, serve, call_as, identity)
+        broker.home.renew(node, serve, call_as, identity)
     else:
-        mesh.admit(node, serve, call_as, identity)
+        broker.home.admit(node, serve, call_as, identity)
+    broker.renew(node, serve, call_as, identity, policy_agent=node == CONTROL)
+
+
+def write_server(home: Path) -> Path:
+    """Write the files of the nats-server, which takes a free port of loopback, and return its configuration."""
+    # No port for statistics: it asks nobody who they are.
+    settings = ServerSettings(LOOPBACK, -1)
+    return NatsHome(MeshHome(home)).write_server(home / "bus", (LOOPBACK, "localhost"), settings)
+
+
+def note_address(home: Path, bus: str) -> None:
+    """Keep where the bus listens, so that a node that is admitted by hand is told."""
+    NatsHome(MeshHome(home)).note_address(bus)
+
+
+def _way_in(bus: str) -> dict[str, Any]:
+    return {
+        "url": bus,
+        "credentials": f"identity/{CREDENTIALS}",
+        "tls": {"ca": f"identity/{CA_FILE}"},
+    }
 
 
 def write_policy_settings(home: Path, bus: str, port: int) -> Path:
@@ -141,7 +172,7 @@ def write_policy_settings(home: Path, bus: str, port: int) -> Path:
     settings = {
         "mesh": MeshHome(home).mesh,
         "node": CONTROL,
-        "bus": {"url": bus},
+        "bus": _way_in(bus),
         "identity": "identity",
         "signer": str(home),
         "state": "state",
@@ -157,7 +188,7 @@ def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
     settings = {
         "mesh": MeshHome(home).mesh,
         "node": node.name,
-        "bus": {"url": bus},
+        "bus": _way_in(bus),
         "identity": "identity",
         "socket": str(node.socket),
         "http": f"127.0.0.1:{node.http}",

@@ -12,11 +12,11 @@ from bus_mesh.cli.plan import Wanted
 def first(running: dict[str, Any], wanted: Wanted) -> Iterator[str]:
     """Say where things listen, what runs, and what to try."""
     home = running["home"]
-    yield f"bus     {running['bus']}  open to every process of this machine: for development only"
+    yield f"bus     {running['bus']}  TLS; takes the mesh's own agents and nobody else"
     for name, node in running["nodes"].items():
         yield f"{name}  {node['socket']}  {node['http']}/metrics  pid {node['pid']}"
     yield f"policy  {running['policy']['http']}/metrics  pid {running['policy']['pid']}"
-    yield f"home    {home}"
+    yield f"home    {home}  holds every key of this mesh: for development only"
     yield ""
     rows = _services(plan.instances(wanted))
     if rows:

@@ -25,7 +25,7 @@ def up(
     """Run a whole mesh on this machine.
 
     A bus, two node agents and, with --demo, a shop with a gentle load; Ctrl-C or SIGTERM stops all of it. The bus
-    listens on loopback only and asks nobody for credentials: it is for development.
+    listens on loopback and takes nobody but these agents. All keys lie in the home: it is for development.
     """
     import asyncio
 

@@ -61,6 +61,17 @@ class Signer:
             account=self.account,
         )
 
+    def holds(self, name: str, user: Credentials, allowed: Permissions, until: int) -> bool:
+        """Tell whether a user's token is the one it would be given today, and good until then."""
+        try:
+            claims = nats_jwt.decode(user.jwt, {self.account_signing.public})
+        except nats_jwt.BadToken:
+            return False
+        issued, ends = claims["iat"], claims["exp"]
+        # Ed25519 signs the same words the same way each time.
+        today = self.user_token(name, user.key.public, allowed, now=issued, life=ends - issued)
+        return ends >= until and today == user.jwt
+
     def revoked(self, token: str, users: Iterable[str], now: int) -> str:
         """Return the account's token anew, with all that these users hold until now void; raise BadToken or BadNkey."""
         return nats_jwt.revoked(token, self.operator_signing, users, now)

@@ -17,7 +17,7 @@ __all__ = ["CERTIFICATE", "CONFIGURATION", "KEY", "ServerSettings", "server_conf
 CONFIGURATION: Final = "nats-server.conf"
 CERTIFICATE: Final = "server.crt"
 KEY: Final = "server.key"
-_HEAD: Final = "# Written by `busmesh nats config` for the mesh "
+_HEAD: Final = "# Written by busmesh for the mesh "
 _TEXT: Final = """\
 {head}
 #   cd HERE && nats-server -c {file}

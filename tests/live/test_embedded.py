@@ -58,6 +58,25 @@ async def test_a_killed_server_comes_back_on_its_port(server: EmbeddedServer) ->
     assert greets(port)
 
 
+async def test_a_configuration_that_is_given_stays_as_it_is_and_its_folder_is_where_paths_start(tmp_path: Path) -> None:
+    given = tmp_path / "given" / "own.conf"
+    given.parent.mkdir()
+    (given.parent / "more.conf").write_text("server_name: mine\n")
+    given.write_text('host: 127.0.0.1\nport: 1\ninclude "more.conf"\n')
+    text = given.read_text()
+
+    async with EmbeddedServer(tmp_path / "nats", configuration=given) as server:
+        port, pid = server.port, server.pid
+        os.kill(pid, signal.SIGKILL)
+        await restarted(server, pid)
+
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            assert b'"server_name":"mine"' in connection.recv(4096)
+        assert (server.port, server.url) == (port, f"nats://127.0.0.1:{port}")
+    assert given.read_text() == text
+    assert not (tmp_path / "nats" / "nats-server.conf").exists()
+
+
 async def test_without_restart_it_stays_down_until_started_again(tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path, restart=False) as server:
         port, pid = server.port, server.pid

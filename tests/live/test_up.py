@@ -71,7 +71,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def test_ready_names_the_bus_the_home_and_both_nodes(shop: Up) -> None:
     assert shop.ready["ready"] is True
-    assert shop.ready["bus"].startswith("nats://127.0.0.1:")
+    assert shop.ready["bus"].startswith("tls://127.0.0.1:")
     assert shop.ready["home"] == str(shop.home)
     assert set(shop.ready["nodes"]) == {"node-a", "node-b"}
     assert json.loads((shop.home / "up.json").read_text()) == shop.ready

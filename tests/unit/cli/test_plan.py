@@ -1,14 +1,20 @@
+import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import make_server
 
 import pytest
 import yaml
 
-from bus_mesh.cli import plan
+from bus_mesh.cli import nats_home, plan
+from bus_mesh.cli.home import MeshHome
+from bus_mesh.cli.nats_home import NatsHome
 from bus_mesh.cli.plan import Wanted
 from bus_mesh.cli.problem import Problem
+from bus_mesh.control import nats_jwt
+from bus_mesh.identity.bus_credentials import Credentials
 
 DEMO = Wanted(demo=True, load=20.0, serve=[], call_as=[], policy=[])
 BARE = Wanted(demo=False, load=20.0, serve=["hello"], call_as=["greeter"], policy=[])
@@ -45,6 +51,69 @@ def test_a_second_start_keeps_keys_and_the_policy_somebody_wrote(tmp_path: Path)
     assert (home / "policy" / "demo.yaml").read_text() == "# mine\n"
 
 
+def test_each_node_and_the_policy_agent_have_a_user_of_the_bus_with_their_own_grants(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    plan.prepare(home, BARE, None, [1, 2])
+
+    told = {name: claims(home, name)["nats"] for name in (*plan.NODES, plan.CONTROL)}
+    assert "mesh.dev.rpc.hello.* hello" in told["node-a"]["sub"]["allow"]
+    assert "mesh.dev.node.node-b.*" in told["node-b"]["sub"]["allow"]
+    assert [name for name in told if "mesh.dev.ctl.policy" in told[name]["pub"]["allow"]] == [plan.CONTROL]
+
+
+def test_a_user_is_kept_until_other_services_are_granted_and_is_void_then(tmp_path: Path) -> None:
+    home, more = tmp_path / "home", BARE._replace(serve=["hello", "bank"])
+    plan.prepare(home, BARE, None, [1, 2])
+    before = (home / "node-a" / "identity" / "bus.creds").read_text()
+
+    plan.prepare(home, BARE, None, [1, 2])
+    again = (home / "node-a" / "identity" / "bus.creds").read_text()
+    plan.prepare(home, more, None, [1, 2])
+
+    assert again == before
+    assert "mesh.dev.rpc.bank.* bank" in claims(home, "node-a")["nats"]["sub"]["allow"]
+    revoked = decoded(home, NatsHome(MeshHome(home)).account_token)["nats"]["revocations"]
+    assert {Credentials.parse(before).key.public} < set(revoked)
+    assert Credentials.parse((home / "node-a" / "identity" / "bus.creds").read_text()).key.public not in revoked
+
+
+def test_a_user_that_ends_soon_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setattr(nats_home, "USER_SECONDS", 600)
+    plan.prepare(home, BARE, None, [1, 2])
+    monkeypatch.undo()
+
+    plan.prepare(home, BARE, None, [1, 2])
+
+    said = claims(home, "node-a")
+    assert said["exp"] - said["iat"] == nats_home.USER_SECONDS
+
+
+@pytest.mark.parametrize("lost", ["nats", "nats/account.jwt", "node-a/identity/bus.creds", "node-a/identity/ca.pem"])
+def test_what_a_home_lacks_of_the_bus_is_made_at_the_next_start(tmp_path: Path, lost: str) -> None:
+    home = tmp_path / "home"
+    plan.prepare(home, BARE, None, [1, 2])
+    gone = home / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+    plan.prepare(home, BARE, None, [1, 2])
+
+    assert gone.exists()
+    assert "mesh.dev.rpc.hello.* hello" in claims(home, "node-a")["nats"]["sub"]["allow"]
+    assert (home / "node-a" / "identity" / "ca.pem").read_bytes() == (home / "nats" / "ca.pem").read_bytes()
+
+
+def claims(home: Path, node: str) -> dict[str, Any]:
+    """What the token of a node's user says; the mesh's account must have signed it."""
+    return decoded(home, Credentials.parse((home / node / "identity" / "bus.creds").read_text()).jwt)
+
+
+def decoded(home: Path, token: str) -> dict[str, Any]:
+    authority = NatsHome(MeshHome(home)).authority
+    return nats_jwt.decode(token, {authority.account_signing.public, authority.operator_signing.public})
+
+
 def test_policy_given_is_copied_into_the_home(tmp_path: Path) -> None:
     extra = tmp_path / "extra"
     extra.mkdir()
@@ -75,11 +144,15 @@ def test_settings_name_the_bus_the_socket_and_the_port(tmp_path: Path) -> None:
     home = tmp_path / "home"
     node = plan.prepare(home, DEMO, None, [4711, 2])[0]
 
-    plan.write_settings(home, node, DEMO, "nats://127.0.0.1:4222")
+    plan.write_settings(home, node, DEMO, "tls://127.0.0.1:4222")
 
     written = yaml.safe_load(node.config.read_text())
     assert (written["bus"], written["socket"], written["http"]) == (
-        {"url": "nats://127.0.0.1:4222"},
+        {
+            "url": "tls://127.0.0.1:4222",
+            "credentials": "identity/bus.creds",
+            "tls": {"ca": "identity/ca.pem"},
+        },
         str(home / "node-a" / "agent.sock"),
         "127.0.0.1:4711",
     )

@@ -7,7 +7,7 @@ from bus_mesh.cli.plan import Wanted
 from bus_mesh.cli.ready import lacking
 
 RUNNING: dict[str, Any] = {
-    "bus": "nats://127.0.0.1:4222",
+    "bus": "tls://127.0.0.1:4222",
     "home": "/home/x/busmesh",
     "policy": {"http": "http://127.0.0.1:9467", "pid": 10},
     "nodes": {
@@ -26,8 +26,11 @@ def test_the_first_screen_ends_with_ready_and_shows_services_and_three_things_to
     assert sum(line.startswith(("  busmesh", "  kill")) for line in lines) == 3
 
 
-def test_the_first_screen_says_that_the_bus_is_open() -> None:
-    assert "for development only" in next(iter(screen.first(RUNNING, DEMO)))
+def test_the_first_screen_says_who_gets_in_at_the_bus_and_what_the_mesh_is_for() -> None:
+    lines = list(screen.first(RUNNING, DEMO))
+
+    assert lines[0] == "bus     tls://127.0.0.1:4222  TLS; takes the mesh's own agents and nobody else"
+    assert "for development only" in lines[4]
 
 
 def test_a_mesh_without_services_has_no_table() -> None:
