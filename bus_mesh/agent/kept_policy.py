@@ -9,11 +9,11 @@ read here is believed: the head is verified anew, and a part is what its name sa
 """
 
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from bus_mesh.agent.durable import replace, sync
 from bus_mesh.policy.manifest import MANIFEST_LIMIT, hash_of
 
 __all__ = ["KeptPolicy"]
@@ -51,10 +51,10 @@ class KeptPolicy:
         there = self.parts()
         for hash, data in parts.items():
             if hash not in there:
-                _replace(self._parts / hash, data)
-        _sync(self._parts)
-        _replace(self._folder / "head", head)
-        _sync(self._folder)
+                replace(self._parts / hash, data)
+        sync(self._parts)
+        replace(self._folder / "head", head)
+        sync(self._folder)
         for file in self._parts.iterdir():
             if file.name not in parts and file.is_file():
                 file.unlink(missing_ok=True)
@@ -67,20 +67,3 @@ def _read(file: Path, most: int) -> bytes | None:
     except (FileNotFoundError, IsADirectoryError):
         return None
     return data if len(data) <= most else None
-
-
-def _replace(file: Path, data: bytes) -> None:
-    fresh = file.with_name(file.name + ".new")
-    with fresh.open("wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(opened.fileno())
-    fresh.replace(file)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

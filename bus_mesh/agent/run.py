@@ -20,6 +20,7 @@ from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.receipts import ReceiptLog
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
@@ -85,6 +86,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._node: Node | None = None
         self._supervisor: Supervisor | None = None
+        self._revocations: Revocations
 
     async def run(self) -> int:
         """Live until SIGTERM or SIGINT; return the exit code."""
@@ -162,11 +164,14 @@ class Agent:
 
     def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
         """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
+        self._revocations = Revocations(node, self.config.state / "revoked.yaml")
         if self.config.policy_dir is not None:
+            self._revocations.start()
             self._load_policy(node)
             return None
         kept = KeptPolicy(self.config.state / "policy")
-        follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, node.enforce, node.spawn)
+        work = node.enforce, node.spawn, self._revocations
+        follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, *work)
         follow.start()
         node.freshness = lambda: follow.freshness
         states = {state.value: 0.0 for state in Freshness}
@@ -188,6 +193,7 @@ class Agent:
         except DocumentError as error:
             self._log.error("policy not taken up; what was in force stays", problems=str(error))
             return
+        self._revocations.add(policy.revocation)
         node.enforce(policy)
         self._log.info("policy in force", services=len(policy.services), directory=str(self.config.policy_dir))
 
@@ -204,7 +210,7 @@ class Agent:
         metrics.gauge("bus_rtt_seconds", "Seconds to the broker and back.", lambda: bus.rtt)
         metrics.gauge("bus_reconnects_total", "Times the bus came back.", lambda: bus.reconnects, kind="counter")
         metrics.gauge("bus_slow_consumers_total", "Messages lost here.", lambda: bus.slow_consumers, kind="counter")
-        metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
+        metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.access.number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
 
@@ -249,8 +255,8 @@ def run_agent(config: NodeConfig, path: Path | None = None) -> int:
 def _ready(node: Node) -> tuple[bool, dict[str, object]]:
     """Return whether this agent can pass calls on, and what it lacks."""
     status = node.status()
-    ok = status["bus"] == BusState.CONNECTED.value and bool(status["policy_loaded"]) and not status["draining"]
-    return ok, status
+    leaving = bool(status["draining"] or status["revoked"])
+    return status["bus"] == BusState.CONNECTED.value and bool(status["policy_loaded"]) and not leaving, status
 
 
 def _wrong(path: Path, message: str) -> ConfigError:

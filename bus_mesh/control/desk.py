@@ -6,30 +6,37 @@ the agents will check it, before it gets a number.
 
     get history bundle acks                anybody of the mesh: policy is no secret in it
     stage ──▶ apply      rollback          operators who may `policy`
+    revoke   revoke_operator               operators who may `admit`
 
-Documents are staged first, some at a time, because an envelope has a limit and a bundle has none worth speaking of.
+Who is out is a document of the bundle (`Revocation/revoked`) that only ever grows: `apply` does not change it, and
+neither `prune` nor `rollback` takes it away. Documents are staged first, some at a time, because an envelope has a
+limit and a bundle has none worth speaking of.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from bus_mesh.control.arguments import Arguments, field, read
 from bus_mesh.control.store import Ack, Bundle, NoSuchBundle, Store, StoreError
 from bus_mesh.identity.certificate import May
 from bus_mesh.identity.command import Command, verify_command
 from bus_mesh.identity.refusal import Untrusted
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.check import check
-from bus_mesh.policy.load import PolicyError, parse
+from bus_mesh.policy.load import PolicyError, parse, parse_revocation
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, MOST_DOCUMENTS, Manifest, hash_of
-from bus_mesh.policy.models import Mesh, Service
+from bus_mesh.policy.models import REVOKED, PolicyDocument, Revocation
+from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import (
     FailedPrecondition,
     InvalidArgument,
     MeshError,
+    NodeRevoked,
     NotFound,
     PermissionDenied,
     Ran,
@@ -48,7 +55,10 @@ STAGED_LIMIT: Final = 32 * 1024 * 1024
 _KEPT_ANSWERS: Final = 1024
 _PROBLEMS: Final = 20
 
-Arguments = dict[str, Any]
+_ALWAYS: Final = frozenset((REVOKED,))
+"""Documents that stay as they are, whatever else is taken away."""
+
+Change = Callable[[Arguments, str, int], Any]
 
 
 class BundleNotKept(NotFound, reason="NO_SUCH_BUNDLE"):
@@ -76,16 +86,23 @@ class Asked(NamedTuple):
 
 
 class Desk:
-    """Answers for one store. Raises MeshError for what cannot be answered; nothing was changed then."""
+    """Answers for one store, as the policy agent on `node`.
 
-    def __init__(self, store: Store, mesh: str, root: bytes) -> None:
+    Raises MeshError for what cannot be answered; nothing was changed then.
+    """
+
+    def __init__(self, store: Store, mesh: str, root: bytes, node: str = "") -> None:
         self._store = store
         self._mesh = mesh
+        self._node = node
         self._root = root
-        self.bundle = store.current()
+        self.revoked = Revocation()
+        """Who is out."""
+        self.bundle: Bundle | None = None
+        self._take(store.current())
         self.acks = {ack.node: ack for ack in store.acks()}
         self._staged: OrderedDict[str, bytes] = OrderedDict()
-        self._parsed: dict[str, Service | Mesh] = {}
+        self._parsed: dict[str, PolicyDocument] = {}
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._reads: dict[str, Callable[[Arguments, Asked], Any]] = {
             "get": self._get,
@@ -93,10 +110,12 @@ class Desk:
             "bundle": self._bundle,
             "acks": self._acks,
         }
-        self._changes: dict[str, Callable[[Arguments, str, int], Any]] = {
-            "stage": self._stage,
-            "apply": self._apply,
-            "rollback": self._rollback,
+        self._changes: dict[str, tuple[May, Change]] = {
+            "stage": (May.POLICY, self._stage),
+            "apply": (May.POLICY, self._apply),
+            "rollback": (May.POLICY, self._rollback),
+            "revoke": (May.ADMIT, self._revoke),
+            "revoke_operator": (May.ADMIT, self._revoke_operator),
         }
 
     def __repr__(self) -> str:
@@ -105,8 +124,10 @@ class Desk:
     def answer(self, verb: str, payload: bytes, asked: Asked) -> bytes:
         """Return the MessagePack answer to a request."""
         try:
-            if verb in self._reads:
-                said = self._reads[verb](_read(payload), asked)
+            if asked.node in self.revoked.nodes:
+                said = self._proof(verb, read(payload), asked)
+            elif verb in self._reads:
+                said = self._reads[verb](read(payload), asked)
             elif verb in self._changes:
                 return self._commanded(verb, payload, asked)
             else:
@@ -120,9 +141,10 @@ class Desk:
         return packed
 
     def acknowledge(self, acks: Mapping[str, Ack]) -> None:
-        """Keep what agents said last."""
-        self._store.acknowledge(*acks.values())
-        self.acks.update(acks)
+        """Keep what agents said last, save of those who are out."""
+        heard = {node: ack for node, ack in acks.items() if node not in self.revoked.nodes}
+        self._store.acknowledge(*heard.values())
+        self.acks.update(heard)
 
     def start_with(self, documents: Mapping[str, bytes], now_us: int) -> Bundle | None:
         """Make the first bundle of a store that has none, an empty one too; return it, or None where there is one.
@@ -132,13 +154,22 @@ class Desk:
         if self.bundle is not None:
             return None
         self._checked(dict(documents))
-        self.bundle = self._store.apply(documents, made_by="the first settings", made_us=now_us)
+        self._take(self._store.apply(documents, made_by="the first settings", made_us=now_us))
         return self.bundle
 
     # Reading.
 
+    def _proof(self, verb: str, arguments: Arguments, asked: Asked) -> Arguments:
+        """Give who is out the documents that prove it, so that its agent ends by itself, and nothing else."""
+        manifest = self.bundle.manifest if self.bundle is not None else Manifest({})
+        proof = {manifest.hash.hex(), manifest.hashes.get(REVOKED)}
+        shown = tuple(takewhile(proof.__contains__, field(arguments, "hashes", tuple) if verb == "get" else ()))
+        if not shown:
+            raise NodeRevoked(f"node {asked.node} is revoked: admit this machine under another name", ran=Ran.NO)
+        return self._get({**arguments, "hashes": shown}, asked)
+
     def _get(self, arguments: Arguments, asked: Asked) -> Arguments:
-        hashes, offset = _field(arguments, "hashes", tuple), _field(arguments, "offset", int)
+        hashes, offset = field(arguments, "hashes", tuple), field(arguments, "offset", int)
         if not 0 < len(hashes) <= MOST_HASHES or not all(type(hash) is str for hash in hashes) or offset < 0:
             raise InvalidArgument(f"1 to {MOST_HASHES} hashes can be asked for at once", ran=Ran.NO)
         first = self._document(hashes[0])
@@ -166,7 +197,7 @@ class Desk:
         return [_told(bundle, before) for bundle, before in zip(found, befores, strict=True)]
 
     def _bundle(self, arguments: Arguments, asked: Asked) -> Arguments:
-        number = _field(arguments, "number", int)
+        number = field(arguments, "number", int)
         bundle = self.bundle if number == 0 else self._store.bundle(number)
         if bundle is None:
             raise NotFound("no policy was ever applied: busmesh policy apply -f PATH", ran=Ran.NO)
@@ -178,17 +209,21 @@ class Desk:
             {**ack._asdict(), "applied": ack.applied, "age_us": max(0, asked.now_us - ack.at_us)}
             for _, ack in sorted(self.acks.items())
         ]
-        return {"number": number, "acks": rows}
+        revoked = {"nodes": self.revoked.nodes, "operators": self.revoked.operators}
+        return {"number": number, "acks": rows, "revoked": revoked}
 
     # Changing.
 
     def _commanded(self, verb: str, payload: bytes, asked: Asked) -> bytes:
         """Carry out what an operator signed, once, however often it comes."""
-        signed = _field(_read(payload), "command", bytes)
+        signed = field(read(payload), "command", bytes)
+        may, _ = self._changes[verb]
         try:
-            operator, command = verify_command(signed, self._mesh, self._root, asked.now_us, asked.targets, May.POLICY)
+            operator, command = verify_command(signed, self._mesh, self._root, asked.now_us, asked.targets, may)
         except Untrusted as error:
             raise CommandRefused(f"{verb}: {error.message}", ran=Ran.NO) from None
+        if operator.name in self.revoked.operators:
+            raise CommandRefused(f"{verb}: operator {operator.name} is revoked", ran=Ran.NO)
         if command.verb != verb:
             raise CommandRefused(f"a command to {command.verb!r:.80} does not {verb}", ran=Ran.NO)
         request = f"{operator.serial}/{command.request}"
@@ -201,10 +236,11 @@ class Desk:
         return known
 
     def _done(self, command: Command, by: str, now_us: int) -> Any:
-        return self._changes[command.verb](_read(command.arguments), by, now_us)
+        _, change = self._changes[command.verb]
+        return change(read(command.arguments), by, now_us)
 
     def _stage(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
-        documents = _field(arguments, "documents", tuple)
+        documents = field(arguments, "documents", tuple)
         for data in documents:
             if type(data) is not bytes or len(data) > DOCUMENT_LIMIT:
                 raise InvalidArgument(f"a document takes at most {DOCUMENT_LIMIT} bytes: split it", ran=Ran.NO)
@@ -214,12 +250,13 @@ class Desk:
         return {"hashes": [hash_of(data) for data in documents]}
 
     def _apply(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
-        wanted, prune, dry = (
-            _field(arguments, *what) for what in (("documents", dict), ("prune", bool), ("dry", bool))
-        )
+        wanted, prune, dry = (field(arguments, *what) for what in (("documents", dict), ("prune", bool), ("dry", bool)))
         documents = {name: self._content(name, hash) for name, hash in wanted.items()}
         before = self.bundle.manifest if self.bundle is not None else Manifest({})
-        kept = {} if prune else dict(before.hashes)
+        if before.hashes.get(REVOKED, "") != wanted.get(REVOKED, before.hashes.get(REVOKED, "")):
+            text = f"{REVOKED} is changed by `busmesh node revoke` and `busmesh operator revoke` alone: leave it out"
+            raise PolicyRefused(text, ran=Ran.NO)
+        kept = {name: hash for name, hash in before.hashes.items() if not prune or name in _ALWAYS}
         manifest = Manifest({**kept, **Manifest.of(documents).hashes})
         if len(manifest) > MOST_DOCUMENTS:
             text = f"a bundle of {len(manifest)} documents, over the limit of {MOST_DOCUMENTS}"
@@ -230,22 +267,57 @@ class Desk:
         changed = manifest.changed(before)
         if not dry and changed:
             remove = frozenset(before.hashes) - frozenset(manifest.hashes)
-            self.bundle = self._store.apply(documents, made_by=by, made_us=now_us, remove=remove)
+            self._take(self._store.apply(documents, made_by=by, made_us=now_us, remove=remove))
         after = self.bundle.number if self.bundle is not None else 0
         for hash in wanted.values() if not dry else ():
             self._staged.pop(hash, None)
         return {"number": after, "before": number, "changed": changed, "warnings": warnings}
 
     def _rollback(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
-        number, before = _field(arguments, "number", int), self.bundle
+        number, before = field(arguments, "number", int), self.bundle
         if before is None:
             raise NotFound("no policy was ever applied: there is nothing to go back to", ran=Ran.NO)
         old = self._store.bundle(number or before.number - 1)
         # What was good under an older version may not be understood by this one.
         self._checked({name: self._document(hash) for name, hash in old.manifest.hashes.items()})
-        self.bundle = self._store.rollback(old.number, made_by=by, made_us=now_us)
-        changed = old.manifest.changed(before.manifest)
-        return {"number": self.bundle.number, "before": before.number, "changed": changed, "origin": old.number}
+        made = self._store.rollback(old.number, made_by=by, made_us=now_us, keep=_ALWAYS)
+        self._take(made)
+        changed = made.manifest.changed(before.manifest)
+        return {"number": made.number, "before": before.number, "changed": changed, "origin": old.number}
+
+    def _revoke(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
+        node = field(arguments, "node", str)
+        if not names.is_node(node):
+            raise InvalidArgument(f"{node!r:.80} is no name of a node", ran=Ran.NO)
+        if node == self._node:
+            text = f"{node} is the policy agent in office, and could tell nobody: let another one take over first"
+            raise FailedPrecondition(text, ran=Ran.NO)
+        said = self._expel(self.revoked.adding(nodes=(node,)), by, now_us)
+        self.acks.pop(node, None)
+        self._store.forget(node)
+        return said
+
+    def _revoke_operator(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
+        name = field(arguments, "name", str)
+        if not names.is_node(name):
+            raise InvalidArgument(f"{name!r:.80} is no name of an operator", ran=Ran.NO)
+        return self._expel(self.revoked.adding(operators=(name,)), by, now_us)
+
+    def _expel(self, wanted: Revocation, by: str, now_us: int) -> Arguments:
+        """Apply the document that says who is out; agents take it even where they refuse the rest."""
+        before = self.bundle
+        made = self._store.apply({REVOKED: wanted.text.encode()}, made_by=by, made_us=now_us)
+        self._take(made)
+        changed = made.manifest.changed(before.manifest if before is not None else Manifest({}))
+        return {"number": made.number, "before": before.number if before is not None else 0, "changed": changed}
+
+    def _take(self, bundle: Bundle | None) -> None:
+        """Go on with a bundle that is in the store, and with who is out by it."""
+        self.bundle = bundle
+        hash = "" if bundle is None else bundle.manifest.hashes.get(REVOKED, "")
+        if hash:
+            said = parse_revocation(self._document(hash), REVOKED)
+            self.revoked = self.revoked.adding(said.nodes, said.operators)
 
     def _content(self, name: object, hash: object) -> bytes:
         data = (self._staged.get(hash) or self._store.document(hash)) if type(hash) is str else None
@@ -253,9 +325,9 @@ class Desk:
             raise NotFound(f"document {name!s:.80} was not staged, or too long ago: apply again", ran=Ran.NO)
         return data
 
-    def _checked(self, texts: Mapping[str, bytes]) -> list[Service | Mesh]:
+    def _checked(self, texts: Mapping[str, bytes]) -> list[PolicyDocument]:
         """Return the documents of a bundle, read as an agent will read them; raise InvalidArgument saying why not."""
-        parsed: dict[str, Service | Mesh] = {}
+        parsed: dict[str, PolicyDocument] = {}
         problems: list[str] = []
         for name, data in texts.items():
             hash = hash_of(data)
@@ -274,12 +346,12 @@ class Desk:
         self._parsed = parsed
         return found
 
-    def _warnings(self, documents: list[Service | Mesh], now_us: int) -> list[str]:
+    def _warnings(self, documents: list[PolicyDocument], now_us: int) -> list[str]:
         found = check(documents, datetime.fromtimestamp(now_us / 1e6, UTC))
         return [str(finding) for finding in found][:_PROBLEMS]
 
 
-def _document(name: str, data: bytes) -> Service | Mesh:
+def _document(name: str, data: bytes) -> PolicyDocument:
     try:
         found = parse(data.decode(), name)
     except UnicodeDecodeError:
@@ -304,20 +376,3 @@ def _told(bundle: Bundle, before: Manifest) -> Arguments:
         "documents": len(bundle.manifest),
         "changed": bundle.manifest.changed(before),
     }
-
-
-def _read(payload: bytes) -> Arguments:
-    try:
-        said = msgpack.unpackb(payload, use_list=False, strict_map_key=True, max_ext_len=0)
-    except Exception:  # msgpack raises a dozen unrelated classes
-        said = None
-    if type(said) is not dict:
-        raise InvalidArgument("a request is a mapping in MessagePack", ran=Ran.NO)
-    return said
-
-
-def _field(arguments: Arguments, name: str, kind: type) -> Any:
-    value = arguments.get(name)
-    if type(value) is not kind:
-        raise InvalidArgument(f"{name!r} must be of type {kind.__name__}", ran=Ran.NO)
-    return value

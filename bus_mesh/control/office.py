@@ -201,6 +201,8 @@ class Office:
             seconds = opened.skew_us / 1e6
             text = f"the policy agent's clock and that of {node} differ by {seconds:.1f} s; set them by NTP"
             self._refuse(opened.peer, frame[1], FailedPrecondition(text, ran=Ran.NO))
+        elif verb == "ack" and node in self._desk.revoked.nodes:
+            self._drop("REVOKED")
         elif verb == "ack":
             self._heard(node, frame[7])
         elif self._asked[node] >= MOST_ASKED // 16 or self._asked.total() >= MOST_ASKED:

@@ -99,7 +99,7 @@ class PolicyAgent:
 
     def _desk(self, own: Own) -> Desk:
         """Open the store, in the one thread that uses it, and make its first bundle where it has none."""
-        desk = Desk(Store(self._config.store), own.mesh, own.root)
+        desk = Desk(Store(self._config.store), own.mesh, own.root, own.node)
         if desk.bundle is None:
             texts = {} if self._config.initial is None else read_texts(self._config.initial)
             desk.start_with({name: text.encode() for name, text in texts.items()}, clock.wall_us())

@@ -138,11 +138,15 @@ class Store:
                 raise StoreError(f"a bundle of {len(manifest)} documents, over the limit of {MOST_DOCUMENTS}")
             return self._add(manifest, documents.values(), made_by, made_us, None)
 
-    def rollback(self, number: int, *, made_by: str, made_us: int) -> Bundle:
-        """Return a new bundle with the content of an old one; raise NoSuchBundle."""
+    def rollback(self, number: int, *, made_by: str, made_us: int, keep: frozenset[str] = frozenset()) -> Bundle:
+        """Return a new bundle with the content of an old one, save for documents to `keep` as they are now.
+
+        Raises NoSuchBundle.
+        """
         with self._writing():
-            old = self.bundle(number)
-            return self._add(old.manifest, (), made_by, made_us, number)
+            old, now = self.bundle(number), self.current()
+            kept = {} if now is None else {name: hash for name, hash in now.manifest.hashes.items() if name in keep}
+            return self._add(Manifest({**old.manifest.hashes, **kept}), (), made_by, made_us, number)
 
     def acknowledge(self, *acks: Ack) -> None:
         """Keep what agents said last."""

@@ -15,6 +15,7 @@ from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.memory import MemoryBroker, MemoryBus
 from bus_mesh.cli.home import MeshHome
@@ -51,8 +52,9 @@ async def until(fact: Callable[[], bool]) -> None:
 class Follower:
     """One agent: its node and what follows policy for it."""
 
-    def __init__(self, node: Node, follow: Follow, bus: MemoryBus, folder: Path) -> None:
+    def __init__(self, node: Node, follow: Follow, bus: MemoryBus, folder: Path, revocations: Revocations) -> None:
         self.node, self.follow, self.bus, self.folder = node, follow, bus, folder
+        self.revocations = revocations
 
     def allows(self, caller: str, service: str) -> bool:
         return self.node.access.check(caller, service, "get").allowed
@@ -93,7 +95,7 @@ class Plane:
         with ThreadPoolExecutor(1) as work:
             loop = asyncio.get_running_loop()
             kept = await loop.run_in_executor(work, Store, self.folder / store)
-            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root)
+            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root, name)
             keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
             office = Office(own, keyring, bus, desk, self.signer, read_clocks, work)
             await loop.run_in_executor(work, desk.start_with, first or {}, 1)
@@ -112,15 +114,15 @@ class Plane:
         world = World(read_clocks, monotonic, os.urandom, rng.randrange, rng.random)
         node = Node(own, bus, apps, world, Setting({}, 3600.0, None, os.getuid()), Metrics())
         folder = self.folder / name / "policy"
-        follow = Follow(
-            own, node.control, node.watch, KeptPolicy(folder), read_clocks, rng.random, node.enforce, node.spawn
-        )
+        revocations = Revocations(node, self.folder / name / "revoked.yaml")
+        work = node.enforce, node.spawn, revocations
+        follow = Follow(own, node.control, node.watch, KeptPolicy(folder), read_clocks, rng.random, *work)
         follow.start()
         await node.start()
         await bus.subscribe(node.subjects.policy, follow.on_policy)
         follow.greet()
         try:
-            yield Follower(node, follow, bus, folder)
+            yield Follower(node, follow, bus, folder, revocations)
         finally:
             await node.stop()
             await bus.close()

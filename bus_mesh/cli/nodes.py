@@ -1,0 +1,104 @@
+"""`busmesh node list`, `node revoke` and `operator revoke`: who is of the mesh, and who is out for good."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from bus_mesh.cli import options, show
+from bus_mesh.cli.options import App, As, By, Home, Socket, Timeout
+from bus_mesh.cli.show import Output
+
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+    from bus_mesh.cli.apply import Applied
+    from bus_mesh.cli.operator import Operator
+
+Waiting = Annotated[bool, typer.Option("--wait", help="Until every live agent has taken it in.")]
+PATIENCE: Final = 30.0
+"""Seconds that --wait waits when nobody says."""
+
+
+def list_nodes(app: App = "cli", socket: Socket = None, output: As = Output.TEXT) -> None:
+    """List the nodes that the policy agent has heard, what each said last and when, and those that are revoked."""
+    from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.cli.operator import control
+
+    rows = rows_of(with_mesh(app, socket, lambda mesh: control(mesh, "acks", {})))
+    if output is Output.JSON:
+        for row in rows:
+            show.json_line(row)
+        return
+    ages = ["" if row["age_us"] is None else show.age(row["age_us"]) for row in rows]
+    shown = [(row["node"], row["state"], row["policy"], age) for row, age in zip(rows, ages, strict=True)]
+    for text in show.table(["NODE", "STATE", "POLICY", "LAST_WORD"], shown):
+        show.line(text)
+
+
+def rows_of(said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each node: `up`, `silent` for over 15 s, or `revoked`."""
+    from bus_mesh.cli.apply import LIVE_US
+
+    rows: list[dict[str, Any]] = []
+    for ack in said["acks"]:
+        state = "up" if ack["age_us"] <= LIVE_US else "silent"
+        rows.append({"node": ack["node"], "state": state, "policy": ack["number"], "age_us": ack["age_us"]})
+    rows += [{"node": node, "state": "revoked", "policy": None, "age_us": None} for node in said["revoked"]["nodes"]]
+    return sorted(rows, key=lambda row: str(row["node"]))
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="The name of the node.")],
+    wait: Waiting = False,
+    timeout: Timeout = None,
+    operator: By = "operator",
+    app: App = "cli",
+    socket: Socket = None,
+    home: Home = None,
+) -> None:
+    """Put a node out of the mesh, for good: every agent believes it no more, and its own serves and calls no more.
+
+    Its name is not used again. With --wait it exits 1 unless every live agent has taken it in.
+    """
+    from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.cli.operator import Operator
+
+    signer, patience = Operator.read(options.home_of(home), operator), (timeout or PATIENCE) if wait else None
+    done = with_mesh(app, socket, lambda mesh: _done(mesh, signer, "revoke", {"node": name}, patience))
+    _tell(f"node {name} is out", *done)
+
+
+def revoke_operator(
+    name: Annotated[str, typer.Argument(help="The name of the operator.")],
+    wait: Waiting = False,
+    timeout: Timeout = None,
+    operator: By = "operator",
+    app: App = "cli",
+    socket: Socket = None,
+    home: Home = None,
+) -> None:
+    """Take all rights from an operator, for good: no command that it signs is carried out any more."""
+    from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.cli.operator import Operator
+
+    signer, patience = Operator.read(options.home_of(home), operator), (timeout or PATIENCE) if wait else None
+    done = with_mesh(app, socket, lambda mesh: _done(mesh, signer, "revoke_operator", {"name": name}, patience))
+    _tell(f"operator {name} is out", *done)
+
+
+async def _done(
+    mesh: "Mesh", signer: "Operator", verb: str, arguments: dict[str, Any], patience: float | None
+) -> "tuple[dict[str, Any], Applied | None]":
+    """Have it done, and see how far it comes where there is the patience."""
+    from bus_mesh.cli import apply as at
+
+    said = await signer.command(mesh, verb, arguments)
+    return said, await at.wait(mesh, said["number"], patience) if patience is not None else None
+
+
+def _tell(done: str, said: dict[str, Any], found: "Applied | None") -> None:
+    show.line(f"{done}, by bundle {said['number']}" if said["changed"] else f"{done} already")
+    if found is not None:
+        show.applied(found)
+        if not found.whole:
+            raise typer.Exit(1)
