@@ -20,6 +20,7 @@ from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.receipts import ReceiptLog
+from bus_mesh.agent.renewal import Renewer
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
@@ -126,6 +127,7 @@ class Agent:
                 await bus.subscribe(node.subjects.policy, follow.on_policy)
                 bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
                 follow.greet()
+                node.spawn(self._renewer(metrics, node).run())
             server = await serve(socket, lambda: node.session(identify))
             stack.callback(server.close)
             supervisor.start(self.config.services)
@@ -219,6 +221,17 @@ class Agent:
         node.outbox.receipts.keep = log.put
         metrics.gauge("receipts_dropped_total", "Receipts not written.", lambda: log.dropped, kind="counter")
         return log
+
+    def _renewer(self, metrics: Metrics, node: Node) -> Renewer:
+        jitter, credentials = random.SystemRandom().random, self.config.bus.credentials
+        made = Renewer(node, self.config.identity, credentials, read_clocks, os.urandom, jitter)
+        metrics.gauge("certificate_renewals_total", "Certificates renewed.", lambda: made.renewals, kind="counter")
+        metrics.gauge(
+            "certificate_expires_seconds",
+            "When this node's certificate ends, in seconds since 1970.",
+            lambda: node.own.certificate.not_after_us / 1e6,
+        )
+        return made
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())

@@ -6,7 +6,8 @@ the agents will check it, before it gets a number.
 
     get history bundle acks                anybody of the mesh: policy is no secret in it
     stage ──▶ apply      rollback          operators who may `policy`
-    revoke   revoke_operator               operators who may `admit`
+    token   revoke   revoke_operator       operators who may `admit`
+    renew                                  a node, for itself; and `enrol`, who has a token
 
 Who is out is a document of the bundle (`Revocation/revoked`) that only ever grows: `apply` does not change it, and
 neither `prune` nor `rollback` takes it away. Documents are staged first, some at a time, because an envelope has a
@@ -15,27 +16,25 @@ limit and a bundle has none worth speaking of.
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping
-from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from bus_mesh.control.admission import Admission, no_issuer
 from bus_mesh.control.arguments import Arguments, field, read
+from bus_mesh.control.inspection import Inspection, PolicyRefused, warnings
 from bus_mesh.control.store import Ack, Bundle, NoSuchBundle, Store, StoreError
-from bus_mesh.identity.certificate import May
+from bus_mesh.identity.certificate import May, NodeCertificate
 from bus_mesh.identity.command import Command, verify_command
 from bus_mesh.identity.refusal import Untrusted
-from bus_mesh.policy.bundle import PolicySet
-from bus_mesh.policy.check import check
-from bus_mesh.policy.load import PolicyError, parse, parse_revocation
+from bus_mesh.policy.load import parse_revocation
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, MOST_DOCUMENTS, Manifest, hash_of
-from bus_mesh.policy.models import REVOKED, PolicyDocument, Revocation
+from bus_mesh.policy.models import REVOKED, Revocation
 from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import (
     FailedPrecondition,
     InvalidArgument,
-    MeshError,
     NodeRevoked,
     NotFound,
     PermissionDenied,
@@ -53,7 +52,6 @@ MOST_HASHES: Final = 256
 STAGED_LIMIT: Final = 32 * 1024 * 1024
 """Bytes of documents that wait for their `apply`; the oldest make room."""
 _KEPT_ANSWERS: Final = 1024
-_PROBLEMS: Final = 20
 
 _ALWAYS: Final = frozenset((REVOKED,))
 """Documents that stay as they are, whatever else is taken away."""
@@ -73,16 +71,16 @@ class CommandRefused(PermissionDenied, reason="COMMAND_REFUSED"):
     """What changes policy is not signed by an operator who may, for this process, now."""
 
 
-class PolicyRefused(InvalidArgument, reason="POLICY_REFUSED"):
-    """These documents are wrong, or agents of this version cannot enforce them."""
-
-
 class Asked(NamedTuple):
-    """Who asks, and when: `targets` are the ids of our epoch keys, one of which a command must name."""
+    """Who asks, by which certificate, and when.
+
+    `targets` are the ids of our epoch keys, one of which a command must name.
+    """
 
     node: str
     now_us: int
     targets: Container[bytes]
+    certificate: NodeCertificate | None = None
 
 
 class Desk:
@@ -91,10 +89,14 @@ class Desk:
     Raises MeshError for what cannot be answered; nothing was changed then.
     """
 
-    def __init__(self, store: Store, mesh: str, root: bytes, node: str = "") -> None:
+    def __init__(
+        self, store: Store, mesh: str, root: bytes, node: str = "", admission: Admission | None = None
+    ) -> None:
         self._store = store
         self._mesh = mesh
         self._node = node
+        self.admission = admission
+        """Lets nodes in; None where the issuer's key is not held."""
         self._root = root
         self.revoked = Revocation()
         """Who is out."""
@@ -102,18 +104,20 @@ class Desk:
         self._take(store.current())
         self.acks = {ack.node: ack for ack in store.acks()}
         self._staged: OrderedDict[str, bytes] = OrderedDict()
-        self._parsed: dict[str, PolicyDocument] = {}
+        self._inspection = Inspection()
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._reads: dict[str, Callable[[Arguments, Asked], Any]] = {
             "get": self._get,
             "history": self._history,
             "bundle": self._bundle,
             "acks": self._acks,
+            "renew": self._renew,
         }
         self._changes: dict[str, tuple[May, Change]] = {
             "stage": (May.POLICY, self._stage),
             "apply": (May.POLICY, self._apply),
             "rollback": (May.POLICY, self._rollback),
+            "token": (May.ADMIT, self._token),
             "revoke": (May.ADMIT, self._revoke),
             "revoke_operator": (May.ADMIT, self._revoke_operator),
         }
@@ -153,11 +157,22 @@ class Desk:
         """
         if self.bundle is not None:
             return None
-        self._checked(dict(documents))
+        self._inspection.documents(dict(documents))
         self._take(self._store.apply(documents, made_by="the first settings", made_us=now_us))
         return self.bundle
 
+    def enrol(self, id: str, data: bytes, now_us: int) -> bytes:
+        """Return the answer to who asks to be let in by the token of this id."""
+        if self.admission is None:
+            raise no_issuer("nobody is admitted")
+        return self.admission.enrol(id, data, now_us, self.revoked.nodes)
+
     # Reading.
+
+    def _renew(self, arguments: Arguments, asked: Asked) -> Arguments:
+        if self.admission is None:
+            raise no_issuer("no certificate is renewed")
+        return self.admission.renew(arguments, asked.certificate, asked.now_us)
 
     def _proof(self, verb: str, arguments: Arguments, asked: Asked) -> Arguments:
         """Give who is out the documents that prove it, so that its agent ends by itself, and nothing else."""
@@ -262,7 +277,7 @@ class Desk:
             text = f"a bundle of {len(manifest)} documents, over the limit of {MOST_DOCUMENTS}"
             raise ResourceExhausted(text, ran=Ran.NO)
         texts = {name: documents.get(name) or self._document(hash) for name, hash in manifest.hashes.items()}
-        warnings = self._warnings(self._checked(texts), now_us)
+        told = warnings(self._inspection.documents(texts), now_us)
         number = self.bundle.number if self.bundle is not None else 0
         changed = manifest.changed(before)
         if not dry and changed:
@@ -271,7 +286,7 @@ class Desk:
         after = self.bundle.number if self.bundle is not None else 0
         for hash in wanted.values() if not dry else ():
             self._staged.pop(hash, None)
-        return {"number": after, "before": number, "changed": changed, "warnings": warnings}
+        return {"number": after, "before": number, "changed": changed, "warnings": told}
 
     def _rollback(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
         number, before = field(arguments, "number", int), self.bundle
@@ -279,11 +294,16 @@ class Desk:
             raise NotFound("no policy was ever applied: there is nothing to go back to", ran=Ran.NO)
         old = self._store.bundle(number or before.number - 1)
         # What was good under an older version may not be understood by this one.
-        self._checked({name: self._document(hash) for name, hash in old.manifest.hashes.items()})
+        self._inspection.documents({name: self._document(hash) for name, hash in old.manifest.hashes.items()})
         made = self._store.rollback(old.number, made_by=by, made_us=now_us, keep=_ALWAYS)
         self._take(made)
         changed = made.manifest.changed(before.manifest)
         return {"number": made.number, "before": before.number, "changed": changed, "origin": old.number}
+
+    def _token(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
+        if self.admission is None:
+            raise no_issuer("no token is made")
+        return self.admission.create(arguments, by, now_us, self.revoked.nodes)
 
     def _revoke(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
         node = field(arguments, "node", str)
@@ -324,47 +344,6 @@ class Desk:
         if data is None or type(name) is not str:
             raise NotFound(f"document {name!s:.80} was not staged, or too long ago: apply again", ran=Ran.NO)
         return data
-
-    def _checked(self, texts: Mapping[str, bytes]) -> list[PolicyDocument]:
-        """Return the documents of a bundle, read as an agent will read them; raise InvalidArgument saying why not."""
-        parsed: dict[str, PolicyDocument] = {}
-        problems: list[str] = []
-        for name, data in texts.items():
-            hash = hash_of(data)
-            try:
-                parsed[hash] = self._parsed.get(hash) or _document(name, data)
-            except PolicyError as error:
-                problems += map(str, error.problems)
-        found = list(parsed.values())
-        if not problems:
-            try:
-                PolicySet.of(found)
-            except PolicyError as error:
-                problems += map(str, error.problems)
-        if problems:
-            raise _refused(problems)
-        self._parsed = parsed
-        return found
-
-    def _warnings(self, documents: list[PolicyDocument], now_us: int) -> list[str]:
-        found = check(documents, datetime.fromtimestamp(now_us / 1e6, UTC))
-        return [str(finding) for finding in found][:_PROBLEMS]
-
-
-def _document(name: str, data: bytes) -> PolicyDocument:
-    try:
-        found = parse(data.decode(), name)
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{name} is not UTF-8 text", ran=Ran.NO) from None
-    if [f"{document.kind}/{document.name}" for document in found] != [name]:
-        text = f"{name} holds {len(found)} documents, and not just the one of that kind and name"
-        raise InvalidArgument(text, ran=Ran.NO)
-    return found[0]
-
-
-def _refused(problems: list[str]) -> MeshError:
-    more = f"\n… and {len(problems) - _PROBLEMS} more" if len(problems) > _PROBLEMS else ""
-    return PolicyRefused("\n".join(problems[:_PROBLEMS]) + more, ran=Ran.NO)
 
 
 def _told(bundle: Bundle, before: Manifest) -> Arguments:

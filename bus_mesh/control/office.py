@@ -4,6 +4,7 @@
     ctl.policy.get.<node>               documents by hash; a bare announcement asks for the head to be said again
     ctl.ack.<node>                      applied, or refused
     ctl.api.<verb>.<node>               what people ask
+    enrol.<id>                          who has a token asks to be let in; answered on enrolled.<id>
 
     request ──opened, checked──▶ desk ──▶ the node's inbox
 
@@ -23,6 +24,7 @@ from bus_mesh.bus.contract import Bus
 from bus_mesh.control.desk import Asked, Desk
 from bus_mesh.control.store import Ack, StoreError
 from bus_mesh.identity import document
+from bus_mesh.identity.enrolment import REQUEST_LIMIT
 from bus_mesh.identity.envelope import EnvelopeKind, is_envelope
 from bus_mesh.identity.head import Head, sign_head, verify_head
 from bus_mesh.identity.keyring import Keyring, Now, Opened, Own, Peer, Untrusted
@@ -43,6 +45,8 @@ ACKS_SECONDS: Final = 0.1
 """How long acknowledgements are gathered before they are written."""
 MOST_ASKED: Final = 1024
 """Requests that wait for the desk, of all nodes; of one node a sixteenth."""
+ENROLMENTS_PER_SECOND: Final = 50
+"""Requests to be let in that are looked at; more are dropped, and asked again."""
 CONSOLE: Final = "busmesh"
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
@@ -89,6 +93,7 @@ class Office:
         self._published = 0
         self._greeting: asyncio.TimerHandle | None = None
         self._keys = deque((keyring.key_id,), maxlen=2)
+        self._enrolling = 0, 0
 
     def __repr__(self) -> str:
         return f"Office({self._own.node}, bundle={self.number}, asked={self._asked.total()})"
@@ -103,6 +108,8 @@ class Office:
         for subject in self._subjects.control_all():
             await self._bus.subscribe(subject, self.on_request)
         await self._bus.subscribe(self._subjects.policy, self.on_head)
+        if self._desk.admission is not None:
+            await self._bus.subscribe(self._subjects.enrol_all(), self.on_enrol)
         self._spawn(self._beat())
         self._spawn(self._keep_acks())
 
@@ -179,7 +186,25 @@ class Office:
             else:
                 self._request(opened, verb, frame)
 
+    def on_enrol(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Take in what somebody says who has a token, or claims to: so many a second, and no more."""
+        id, second = self._subjects.parse_enrol(subject), int(self._clock().monotonic)
+        self._enrolling = (second, self._enrolling[1] + 1) if self._enrolling[0] == second else (second, 1)
+        if id is None or len(data) > REQUEST_LIMIT or self._enrolling[1] > ENROLMENTS_PER_SECOND:
+            self._drop("ENROLMENT")
+            return
+        self._spawn(self._enrol(id, data))
+
     # Inside.
+
+    async def _enrol(self, id: str, data: bytes) -> None:
+        loop, now_us = asyncio.get_running_loop(), self._clock().wall_us
+        try:
+            answer = await loop.run_in_executor(self._work, self._desk.enrol, id, data, now_us)
+        except StoreError as error:
+            self._limited.warning("nobody is admitted", why=str(error))  # who asked asks again
+            return
+        self._bus.publish(self._subjects.enrolled(id), answer)
 
     def _greeted(self, node: str, announcement: bytes) -> None:
         """A node has come and waits for a head: say it again, to all of those who have come by then."""
@@ -214,7 +239,7 @@ class Office:
 
     async def _serve(self, peer: Peer, verb: str, frame: Fields) -> None:
         try:
-            asked = Asked(peer.node, self._clock().wall_us, tuple(self._keys))
+            asked = Asked(peer.node, self._clock().wall_us, tuple(self._keys), peer.certificate)
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._work, self._desk.answer, verb, frame[7], asked)
         except MeshError as error:

@@ -20,6 +20,7 @@ from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.memory import MemoryBroker, MemoryBus
 from bus_mesh.cli.home import MeshHome
 from bus_mesh.clock import monotonic
+from bus_mesh.control.admission import Admission, Issuer, Way
 from bus_mesh.control.desk import Desk
 from bus_mesh.control.office import Office, Signer
 from bus_mesh.control.store import Store
@@ -88,14 +89,25 @@ class Plane:
 
     @asynccontextmanager
     async def office(
-        self, name: str = CONTROL, store: str = "store.sqlite", first: dict[str, bytes] | None = None
+        self,
+        name: str = CONTROL,
+        store: str = "store.sqlite",
+        first: dict[str, bytes] | None = None,
+        certificates_us: int | None = None,
     ) -> AsyncIterator[Office]:
+        """A policy agent; with `certificates_us` one that admits nodes, and for so long."""
         own = self.own(name)
         bus = self.broker.connect()
         with ThreadPoolExecutor(1) as work:
             loop = asyncio.get_running_loop()
             kept = await loop.run_in_executor(work, Store, self.folder / store)
-            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root, name)
+            admission = None
+            if certificates_us is not None:
+                key = NodeKey.from_bytes((self.home.path / "issuer.key").read_bytes())
+                issuer = Issuer(key, (self.home.path / "issuer.delegation").read_bytes())
+                way = Way(("nats://127.0.0.1:4222",))
+                admission = Admission(kept, "test", own.root, issuer, way, os.urandom, certificates_us)
+            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root, name, admission)
             keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
             office = Office(own, keyring, bus, desk, self.signer, read_clocks, work)
             await loop.run_in_executor(work, desk.start_with, first or {}, 1)

@@ -7,7 +7,8 @@ import msgpack
 import pytest
 from desk_world import DESK_KEY, Desks, command, service
 
-from bus_mesh.control.desk import Asked, CommandRefused, Desk, PolicyRefused
+from bus_mesh.control.desk import Asked, CommandRefused, Desk
+from bus_mesh.control.inspection import PolicyRefused
 from bus_mesh.control.store import Ack
 from bus_mesh.identity.certificate import May
 from bus_mesh.policy.load import parse_revocation
