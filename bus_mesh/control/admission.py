@@ -224,7 +224,9 @@ class Admission:
             return ""
         allowed = permissions.node(self._mesh, node, serve, call_as)
         now, life = now_us // 1_000_000, ceil(self._life_us / 1e6)
-        return self._way.users.user_token(node, user, allowed, now=now, life=life)
+        token = self._way.users.user_token(node, user, allowed, now=now, life=life)
+        self._store.note_user(node, user)
+        return token
 
     def _alarm(self, what: str, **about: object) -> None:
         self.alarms += 1

@@ -315,7 +315,7 @@ class Desk:
         said = self._expel(self.revoked.adding(nodes=(node,)), by, now_us)
         self.acks.pop(node, None)
         self._store.forget(node)
-        return said
+        return {**said, "users": self._store.users(node)}
 
     def _revoke_operator(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
         name = field(arguments, "name", str)

@@ -37,6 +37,7 @@ CREATE TABLE token (
 CREATE TABLE renewal (
     serial TEXT PRIMARY KEY, node TEXT NOT NULL, request BLOB NOT NULL, answer BLOB NOT NULL, until_us INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE bus_user (node TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (node, user)) STRICT;
 """
 _STEPS: Final = (_POLICY, _ADMISSION)
 """What each version of the file has added to the one before."""
@@ -233,6 +234,17 @@ class Store:
         with self._writing():
             self._database.execute("DELETE FROM renewal WHERE until_us < ?", (now_us,))
             self._database.execute("INSERT INTO renewal VALUES (?, ?, ?, ?, ?)", row)
+
+    def note_user(self, node: str, user: str) -> None:
+        """Keep the public key of a user of the bus before it is handed out: whoever may come in can be revoked."""
+        with self._writing():
+            self._database.execute("INSERT OR IGNORE INTO bus_user VALUES (?, ?)", (node, user))
+
+    def users(self, node: str) -> list[str]:
+        """Return the public keys of all users of the bus that a node was given here."""
+        with self._told():
+            found = self._database.execute("SELECT user FROM bus_user WHERE node = ? ORDER BY user", (node,))
+            return [str(user) for (user,) in found]
 
     # Inside.
 

@@ -41,6 +41,7 @@ class Plane:
 
     def start_policy_agent(self) -> None:
         """Admit it as a person would, with the keys that it needs to admit others."""
+        self.bus.side.note_address(self.bus.url)  # the port was chosen by the server
         add("control", policy_agent=True, home=self.home)
         folder = self.home / "control"
         for name, source, files in (
@@ -197,8 +198,13 @@ async def test_a_node_joins_by_token_serves_and_calls_and_is_out_within_two_seco
         )
         assert (node.folder / "identity" / "node.key").stat().st_mode & 0o777 == 0o600
 
-        done = await plane.busmesh("node", "revoke", "node-c", "--wait", "--home", str(plane.home))
+        # By an operator without the keys of the broker: it stays connected, and is kept out by agents alone.
+        (tmp_path / "ops").mkdir()
+        for file in ("operator.key", "operator.delegation"):
+            shutil.copy(plane.home / file, tmp_path / "ops" / file)
+        done = await plane.busmesh("node", "revoke", "node-c", "--wait", "--home", str(tmp_path / "ops"))
         revoked = time.monotonic()
+        assert "not cut off at the bus" in done.stderr
         assert done.returncode == 0, done.stderr
         await until(lambda: len([at for at in records(tmp_path / "a.record", "tester") if at > revoked + 3]) > 20, 20)
     finally:
@@ -227,7 +233,8 @@ async def test_a_revoked_agent_says_so_and_takes_no_connection_also_after_a_rest
 
     done = await plane.busmesh("node", "revoke", "node-d", "--wait", "--home", str(plane.home))
     assert done.returncode == 0, done.stderr
-    await until(lambda: "this node is revoked" in node.log, PATIENCE)
+    assert "cut off at the bus: 1 of its users" in done.stderr
+    await until(lambda: "this node is revoked" in node.log and '"state": "rejected"' in node.log, PATIENCE)
     for _ in range(2):
         with pytest.raises(MeshError, match="NODE_REVOKED"):
             async with Mesh.connect(app="clerk", socket=node.socket, patience=PATIENCE) as mesh:
