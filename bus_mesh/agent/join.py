@@ -59,6 +59,7 @@ class Asking(NamedTuple):
 
 async def join(token: Token, identity: Path) -> None:
     """Become the node of a token, and write its identity; raise JoinFailed or EnrolmentRefused."""
+    _free(identity)
     roll, name = random.SystemRandom().random, f"busmesh joining {token.node}"
     bus = NatsBus(token.urls, name=name, roll=roll, access=_way(token))
     await bus.start()
@@ -141,6 +142,12 @@ def write(token: Token, asking: Asking, admitted: Admitted, identity: Path) -> N
     sync(folder)
     folder.rename(identity)
     sync(identity.parent)
+
+
+def _free(identity: Path) -> None:
+    """Raise JoinFailed, before a token is used, where the identity could not be put."""
+    if identity.exists() and (not identity.is_dir() or any(identity.iterdir())):
+        raise JoinFailed(f"{identity} is there and holds no node's identity: move it away, or name another place")
 
 
 def _way(token: Token) -> Access:

@@ -110,6 +110,11 @@ class Node:
         )
         self._picker_draw = world.draw
         self._join_up(world)
+        self._attend(world)
+
+    def _attend(self, world: World) -> None:
+        """Make what apps, the policy agent and people are answered by."""
+        own, bus = self.own, self.bus
         self.hosting = Hosting(
             bus,
             self.subjects,
@@ -117,7 +122,7 @@ class Node:
             self.watch,
             self.announcer,
             lambda: f"{own.node}-{world.entropy(4).hex()}",
-            setting.labels,
+            self._setting.labels,
             self.spawn,
         )
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)

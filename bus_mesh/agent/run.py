@@ -124,10 +124,7 @@ class Agent:
             await node.start()
             stack.push_async_callback(node.stop)
             if follow is not None:
-                await bus.subscribe(node.subjects.policy, follow.on_policy)
-                bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
-                follow.greet()
-                node.spawn(self._renewer(metrics, node).run())
+                await self._follow(node, follow, metrics)
             server = await serve(socket, lambda: node.session(identify))
             stack.callback(server.close)
             supervisor.start(self.config.services)
@@ -186,6 +183,13 @@ class Agent:
         node.metrics.gauge("policy_refused_total", "Heads and bundles refused.", lambda: follow.refused, kind="counter")
         node.metrics.gauge("policy_forks_total", "Two bundles of one number.", lambda: follow.forks, kind="counter")
         return follow
+
+    async def _follow(self, node: Node, follow: Follow, metrics: Metrics) -> None:
+        """Hear the policy agent from now on, and have it renew the certificate when that is due."""
+        await node.bus.subscribe(node.subjects.policy, follow.on_policy)
+        node.bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
+        follow.greet()
+        node.spawn(self._renewer(metrics, node).run())
 
     def _load_policy(self, node: Node) -> None:
         if self.config.policy_dir is None:

@@ -9,7 +9,7 @@ a spent serial, is made by a second holder of what only one may hold: an alarm, 
 Holds the issuer's key. Used by the desk's thread; times are handed in, and so is entropy.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from hashlib import sha256
 from math import ceil
 from typing import Any, Final, NamedTuple
@@ -35,6 +35,7 @@ from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.nkeys import BadNkey
 from bus_mesh.identity.refusal import Untrusted
 from bus_mesh.identity.renewal import read_renewal
+from bus_mesh.policy.models import Revocation
 from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import FailedPrecondition, InvalidArgument, MeshError, PermissionDenied, Ran
 from bus_mesh.telemetry.log import Limited, get_logger
@@ -103,7 +104,7 @@ class Admission:
     def __repr__(self) -> str:
         return f"Admission({self._mesh}, users={self._way.users is not None}, alarms={self.alarms})"
 
-    def create(self, arguments: Arguments, by: str, now_us: int, revoked: Container[str]) -> Arguments:
+    def create(self, arguments: Arguments, by: str, now_us: int, revoked: Revocation) -> Arguments:
         """Make a token for one node; raise MeshError."""
         node = names.node_name(field(arguments, "node", str))
         serve, call_as = (_services(field(arguments, what, tuple)) for what in ("serve", "call_as"))
@@ -112,7 +113,7 @@ class Admission:
             raise InvalidArgument(f"a token is good for up to {LONGEST_TOKEN:g} s, not for {seconds:g} s", ran=Ran.NO)
         if not all(type(url) is str and url.startswith(("nats://", "tls://")) for url in urls):
             raise InvalidArgument("an address of the bus starts with nats:// or tls://", ran=Ran.NO)
-        if node in revoked:
+        if node in revoked.nodes:
             raise FailedPrecondition(f"node {node} is revoked, and its name not used again: give another", ran=Ran.NO)
         id, secret, expires_us = self._entropy(8).hex(), self._entropy(SECRET_BYTES), now_us + int(seconds * 1e6)
         jwt, seed = self._joiner(id, now_us, ceil(seconds))
@@ -124,7 +125,7 @@ class Admission:
         self._log.info("token made", id=id, admits=node, serve=serve, call_as=call_as, made_by=by)
         return {"token": token.text(), "id": id, "node": node, "expires_us": expires_us}
 
-    def enrol(self, id: str, data: bytes, now_us: int, revoked: Container[str]) -> bytes:
+    def enrol(self, id: str, data: bytes, now_us: int, revoked: Revocation) -> bytes:
         """Return the answer to who asks to be let in by the token of this id; a refusal says why."""
         digest = sha256(data).digest()
         row = self._store.token(id)
@@ -233,13 +234,15 @@ class Admission:
         self._limited.warning(f"ALARM: {what}", **about)
 
 
-def _objection(row: TokenRow, request: Request, now_us: int, revoked: Container[str]) -> tuple[str, str] | None:
+def _objection(row: TokenRow, request: Request, now_us: int, revoked: Revocation) -> tuple[str, str] | None:
     """Return the reason why a believed request is not granted, and words; None when it is."""
     if now_us >= row.expires_us:
         return "TOKEN_EXPIRED", f"it ended {(now_us - row.expires_us) / 1e6:.0f} s ago; have another one made"
     if request.node != row.node:
         return "WRONG_NODE", f"it admits {row.node}, and not {request.node}"
-    if row.node in revoked:
+    if row.made_by in revoked.operators:
+        return "OPERATOR_REVOKED", f"operator {row.made_by}, who had it made, is revoked; have another one made"
+    if row.node in revoked.nodes:
         return "NODE_REVOKED", f"node {row.node} is revoked; have a token made for another name"
     return None
 

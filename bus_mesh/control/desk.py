@@ -165,7 +165,7 @@ class Desk:
         """Return the answer to who asks to be let in by the token of this id."""
         if self.admission is None:
             raise no_issuer("nobody is admitted")
-        return self.admission.enrol(id, data, now_us, self.revoked.nodes)
+        return self.admission.enrol(id, data, now_us, self.revoked)
 
     # Reading.
 
@@ -303,7 +303,7 @@ class Desk:
     def _token(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
         if self.admission is None:
             raise no_issuer("no token is made")
-        return self.admission.create(arguments, by, now_us, self.revoked.nodes)
+        return self.admission.create(arguments, by, now_us, self.revoked)
 
     def _revoke(self, arguments: Arguments, by: str, now_us: int) -> Arguments:
         node = field(arguments, "node", str)

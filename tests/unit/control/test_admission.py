@@ -148,6 +148,13 @@ def test_a_revoked_node_is_not_let_in_again(reception: Reception) -> None:
         reception.token()
 
 
+def test_a_token_of_an_operator_who_is_revoked_since_admits_nobody(reception: Reception) -> None:
+    token = reception.token()
+    reception.desks.do("revoke_operator", name="ops")
+
+    refused(reception, token, "OPERATOR_REVOKED")
+
+
 def test_the_store_holds_no_secret_of_a_token(reception: Reception, tmp_path: Path) -> None:
     token = reception.token()
     reception.asks(token)
@@ -207,6 +214,7 @@ def test_where_the_bus_wants_users_the_token_has_one_for_asking_and_the_answer_o
         assert (node["sub"], node["name"]) == (user.public, "node-c")
         assert "mesh.demo.rpc.orders.* orders" in node["nats"]["sub"]["allow"]
         assert node["exp"] == NOW_US // 1_000_000 + LIFE_US // 1_000_000
+        assert desks.do("revoke", node="node-c")["users"] == [user.public]
 
 
 def held_by(reception: Reception) -> NodeCertificate:
