@@ -17,7 +17,10 @@ from bus_mesh_sdk import Mesh, MeshError
 from mesh_world import BUSMESH, Node, program
 
 from bus_mesh.cli.mesh import add
+from bus_mesh.identity.bus_credentials import Credentials
+from bus_mesh.identity.certificate import certify_node, verify_chain
 from bus_mesh.identity.enrolment import Token
+from bus_mesh.identity.keys import NodeKey
 from bus_mesh.process.kept import Keeper
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,6 +39,7 @@ class Plane:
     def __init__(self, bus: Broker, folder: Path) -> None:
         self.bus, self.folder = bus, folder
         self.home = bus.home.path
+        self.root = (self.home / "root.pub").read_bytes()
         self.running: list[subprocess.Popen[bytes]] = []
         self.nodes: list[Node] = []
 
@@ -269,3 +273,44 @@ async def test_a_token_that_is_used_late_or_anothers_or_cut_is_refused_and_nothi
         assert text not in done.stderr
         assert not folder.exists() or list(folder.iterdir()) == []
     assert "ALARM: a token is used a second time" in (plane.home / "control" / "agent.log").read_text()
+
+
+async def test_an_agent_whose_certificate_is_past_its_half_renews_it_and_its_user_and_goes_on(
+    plane: Plane, tmp_path: Path
+) -> None:
+    add("node-f", call_as="clerk", home=plane.home, out=tmp_path / "node-f")
+    node = plane.node("node-f", tmp_path / "node-f")
+    identity, day_us = node.folder / "identity", 86_400_000_000
+    key, now_us = NodeKey.from_bytes((identity / "node.key").read_bytes()), int(time.time() * 1e6)
+    old = certify_node(
+        NodeKey.from_bytes((plane.home / "issuer.key").read_bytes()),
+        (plane.home / "issuer.delegation").read_bytes(),
+        mesh="demo",
+        node="node-f",
+        key=key.public,
+        serve=[],
+        call_as=["clerk"],
+        not_before_us=now_us - 20 * day_us,
+        not_after_us=now_us + 10 * day_us,
+        serial="old",
+    )
+    (identity / "node.chain").write_bytes(old)
+    user = Credentials.parse((identity / "bus.creds").read_text())
+    node.start()
+
+    await until(lambda: '"certificate renewed"' in node.log, PATIENCE)
+
+    new = verify_chain((identity / "node.chain").read_bytes(), "demo", plane.root, int(time.time() * 1e6))
+    renewed = Credentials.parse((identity / "bus.creds").read_text())
+    assert (new.node, new.key, new.call_as) == ("node-f", key.public, {"clerk"})
+    assert new.serial != "old"
+    assert (renewed.key.public, renewed.jwt != user.jwt) == (user.key.public, True)
+    assert not (identity / "renewal").exists()
+    said = {"id": "clerk-1", "until": 0.0, "work": 0.0}
+    for _ in range(2):  # under the new certificate, and after a start with what is on disk
+        async with Mesh.connect(app="clerk", socket=node.socket, patience=PATIENCE) as mesh:
+            async with asyncio.timeout(PATIENCE):
+                while not await tolerant(lambda: mesh.call("ledger", "read", said, timeout=1.0)):
+                    await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(node.terminate) == 0
+        node.start()
