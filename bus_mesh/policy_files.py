@@ -5,7 +5,7 @@ from pathlib import Path
 from bus_mesh.config import read_text, unreadable
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.load import PolicyError, parse, unenforced
-from bus_mesh.policy.models import Mesh, Service
+from bus_mesh.policy.models import PolicyDocument
 from bus_mesh.policy.problems import DocumentError, Problem
 from bus_mesh.policy.yaml_lines import texts
 
@@ -20,12 +20,12 @@ def read_policy_dir(path: Path) -> PolicySet:
     return PolicySet.of(documents)
 
 
-def read_policy(path: Path) -> tuple[list[Service | Mesh], list[Problem]]:
+def read_policy(path: Path) -> tuple[list[PolicyDocument], list[Problem]]:
     """Return the documents of a policy file, or of a directory's, and what of them no agent enforces yet.
 
     Raises PolicyError for all that is wrong in any of them, or between them.
     """
-    documents: list[Service | Mesh] = []
+    documents: list[PolicyDocument] = []
     problems: list[Problem] = []
     later: list[Problem] = []
     for file in [path] if path.is_file() else _policy_files(path):

@@ -27,7 +27,9 @@ LISTEN: Final = 0.2
 LONGEST: Final = 1.0
 """Seconds that answers are waited for at most."""
 _AT_ONCE: Final = 16
-PASSED_ON: Final = frozenset(("history", "bundle", "acks", "get", "stage", "apply", "rollback"))
+PASSED_ON: Final = frozenset(
+    ("history", "bundle", "acks", "get", "stage", "apply", "rollback", "token", "revoke", "revoke_operator")
+)
 """What people may ask of the policy agent; the rest is between the agents themselves."""
 PASSED_ON_AT_ONCE: Final = 32
 PASSED_ON_SECONDS: Final = 30.0

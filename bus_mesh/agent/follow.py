@@ -6,6 +6,7 @@ so.
     head ──verified──▶ TAKE ──fetch──▶ whole ──check──▶ on disk ──▶ in force ──▶ acknowledged
                         └── refused, with the reason ◀──┘        what was in force stays
 
+Who is out (`Revocation/revoked`) is fetched first and holds at once, whatever becomes of the rest of its bundle.
 What a head means and when a bundle is whole is decided in `policy/follow.py` and `policy/assemble.py`. What takes long,
 reading documents and the disk, is done beside the loop: calls go on meanwhile.
 """
@@ -18,6 +19,7 @@ import msgpack
 
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.kept_policy import KeptPolicy
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.watch import Watch
 from bus_mesh.identity import document
 from bus_mesh.identity.head import Head, verify_head, verify_kept_head
@@ -26,7 +28,7 @@ from bus_mesh.policy.access import Access
 from bus_mesh.policy.assemble import Assembly, BundleRefused, Documents
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.follow import Follower, Freshness, InForce, Meaning
-from bus_mesh.policy.manifest import MANIFEST_LIMIT
+from bus_mesh.policy.manifest import MANIFEST_LIMIT, hash_of
 from bus_mesh.protocol.errors import MeshError
 from bus_mesh.telemetry.log import get_logger
 
@@ -55,7 +57,7 @@ class Wanted(NamedTuple):
 class Follow:
     """Keeps one agent's policy that of the control plane.
 
-    `enforce(policy, access)` puts a checked bundle into force.
+    `enforce(policy, access)` puts a checked bundle into force; `revocations` puts out whom any newer one lists.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Follow:
         jitter: Callable[[], float],
         enforce: Callable[[PolicySet, Access], None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        revocations: Revocations,
     ) -> None:
         self.follower = Follower()
         self.refused = 0
@@ -82,6 +85,7 @@ class Follow:
         self._jitter = jitter
         self._enforce = enforce
         self._spawn = spawn
+        self._revocations = revocations
         self._log = get_logger("policy")
         self._in_force = NO_POLICY, Access(NO_POLICY)
         self._denying = False
@@ -95,12 +99,14 @@ class Follow:
         self._writing = asyncio.Lock()
         self._saying: asyncio.TimerHandle | None = None
         self._alarmed = 0, b""
+        self._put_out_by = ""
 
     def __repr__(self) -> str:
         return f"Follow({self.follower}, refused={self.refused})"
 
     def start(self) -> None:
         """Put what was kept on disk into force, if anything was, and is whole."""
+        self._revocations.start()
         try:
             data = self._kept.head()
             if data is None:
@@ -118,6 +124,7 @@ class Follow:
         self.follower = Follower(_bundle(head))
         self._parts, self._kept_at = parts, self._clock().monotonic
         self._last_ack = _ack(self.follower.in_force or _bundle(head), "", 0)
+        self._revocations.add(policy.revocation)
         self._put(policy, access)
         self._log.info("policy from disk in force", number=head.number, services=len(policy.services))
 
@@ -243,7 +250,7 @@ class Follow:
         """Fetch and take what is wanted, until there is nothing newer; what is refused waits for a newer head."""
         pause = SHORTEST_PAUSE
         try:
-            while (wanted := self._wanted) is not None and self._is_news(wanted):
+            while (wanted := self._wanted) is not None and self._is_news(wanted) and not self._revocations.barred:
                 try:
                     await self._take(wanted)
                     pause = SHORTEST_PAUSE
@@ -275,6 +282,8 @@ class Follow:
                 return
             if not sum(map(assembly.supply, await self._parts_of(wants[:_PARTS]))):
                 raise MeshError("the policy agent sent other parts than those that it lists")
+            self._put_out(assembly)
+        self._put_out(assembly)
         policy, access = await asyncio.to_thread(self._read, assembly)
         parts = assembly.parts()
         await self._keep(wanted.bundle, wanted.head, parts)
@@ -288,6 +297,13 @@ class Follow:
         self._log.info(
             "policy in force", number=wanted.bundle.number, services=len(policy.services), took_ms=round(took, 1)
         )
+
+    def _put_out(self, assembly: Assembly) -> None:
+        """Put out whom a bundle lists, once that document is at hand."""
+        document = assembly.revocation
+        if document is not None and (hash := hash_of(document)) != self._put_out_by:
+            self._put_out_by = hash
+            self._revocations.take(document)
 
     def _read(self, assembly: Assembly) -> tuple[PolicySet, Access]:
         policy = assembly.policy(self._documents)

@@ -9,17 +9,16 @@ read here is believed: the head is verified anew, and a part is what its name sa
 """
 
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from bus_mesh.agent.durable import replace_all
 from bus_mesh.policy.manifest import MANIFEST_LIMIT, hash_of
 
 __all__ = ["KeptPolicy"]
 
 _HEAD_LIMIT: Final = 64 * 1024
-_NEW: Final = ".new"
 
 
 class KeptPolicy:
@@ -50,9 +49,8 @@ class KeptPolicy:
         """Keep a head and all of its parts, and drop what it does not name; returns once they have reached the disk."""
         self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = self.parts()
-        fresh = [_write(self._parts / hash, data) for hash, data in parts.items() if hash not in there]
-        _keep(fresh)
-        _keep([_write(self._folder / "head", head)])
+        replace_all({self._parts / hash: data for hash, data in parts.items() if hash not in there})
+        replace_all({self._folder / "head": head})
         for file in self._parts.iterdir():
             if file.name not in parts and file.is_file():
                 file.unlink(missing_ok=True)
@@ -65,31 +63,3 @@ def _read(file: Path, most: int) -> bytes | None:
     except (FileNotFoundError, IsADirectoryError):
         return None
     return data if len(data) <= most else None
-
-
-def _write(file: Path, data: bytes) -> Path:
-    """Write what shall be `file` beside it, and return where."""
-    fresh = file.with_name(file.name + _NEW)
-    fresh.write_bytes(data)
-    return fresh
-
-
-def _keep(fresh: list[Path]) -> None:
-    """Give files of one folder the names that they are for, once their bytes have reached the disk.
-
-    All are written before the first is waited for: a disk takes a thousand together in the time of a few.
-    """
-    for file in fresh:
-        _sync(file, os.O_RDONLY)
-    for file in fresh:
-        file.replace(file.with_name(file.name.removesuffix(_NEW)))
-    if fresh:
-        _sync(fresh[0].parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    opened = os.open(path, flags)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -18,13 +18,12 @@ from bus_mesh.agent.inbound import Inbound
 from bus_mesh.agent.local import Door
 from bus_mesh.agent.outbound import Outbound, Route
 from bus_mesh.agent.outbox import Outbox
-from bus_mesh.agent.path import Parts, inbound, outbound
+from bus_mesh.agent.path import Parts, inbound, outbound, picker
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
 from bus_mesh.agent.watch import Watch
 from bus_mesh.balance.directory import Directory
-from bus_mesh.balance.pick import Picker
 from bus_mesh.bus.contract import Bus, BusState
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.measure import Meter
@@ -35,7 +34,6 @@ from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.follow import Freshness
-from bus_mesh.policy.models import Balance
 from bus_mesh.protocol.errors import MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
 from bus_mesh.protocol.session import PROTOCOL_VERSION
@@ -84,6 +82,8 @@ class Node:
         self.metrics = metrics
         self.door = Door()
         self.draining = False
+        self.barred: MeshError | None = None
+        """Why this node neither serves nor calls any more, once it is revoked."""
         self._setting = setting
         self._loop = loop
         self._clock = world.clock
@@ -111,6 +111,11 @@ class Node:
         )
         self._picker_draw = world.draw
         self._join_up(world)
+        self._attend(world)
+
+    def _attend(self, world: World) -> None:
+        """Make what apps, the policy agent and people are answered by."""
+        own, bus = self.own, self.bus
         self.hosting = Hosting(
             bus,
             self.subjects,
@@ -118,7 +123,7 @@ class Node:
             self.watch,
             self.announcer,
             lambda: f"{own.node}-{world.entropy(4).hex()}",
-            setting.labels,
+            self._setting.labels,
             self.spawn,
         )
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
@@ -216,6 +221,13 @@ class Node:
         self.outbound.recompile()
         self.inbound.recompile()
 
+    def bar(self, error: MeshError) -> None:
+        """Serve and call no more: this node is out of the mesh."""
+        self.barred = error
+        self.announcer.withdraw()
+        for session in list(self.door.sessions):
+            session.refuse(error)
+
     # What sessions ask for.
 
     def session(self, identify: Callable[[Any], Peer]) -> LocalSession:
@@ -231,7 +243,7 @@ class Node:
 
     def refusal(self, app: str, peer: Peer) -> MeshError | None:
         """Return why a process may not speak as `app`, None when it may."""
-        return self.apps.refusal(app, peer)
+        return self.barred or self.apps.refusal(app, peer)
 
     def serve(self, session: LocalSession, frame: Serve) -> None:
         """Begin to serve."""
@@ -261,11 +273,6 @@ class Node:
         self.inbound.lost(session, now)
         self.outbound.lost(session, now)
 
-    @property
-    def policy_number(self) -> int:
-        """The number of the policy in force."""
-        return self.access.number
-
     # Timed work.
 
     def _arm(self, due: float) -> None:
@@ -287,7 +294,8 @@ class Node:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT * (0.9 + 0.2 * self._parts.jitter()))
-            self.announcer.announce()
+            if self.barred is None:
+                self.announcer.announce()
 
     async def _sweep(self) -> None:
         while True:
@@ -349,9 +357,9 @@ class Node:
 
     def _route(self, service: str, method: str) -> Route:
         policy = self._policy
-        picker = self._picker(policy.balance(service))
+        chosen = picker(policy.balance(service), self._picker_draw)
         signed = policy.signed(service, method)
-        path = outbound(self._parts, self.access, picker, service, method, signed=signed)
+        path = outbound(self._parts, self.access, chosen, service, method, signed=signed)
         return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
 
     def _unfit(self, app: str) -> MeshError | None:
@@ -364,13 +372,6 @@ class Node:
 
     def _inbound_path(self, service: str, method: str) -> Path:
         return inbound(self._parts, self.access, service, method, signed=self._policy.signed(service, method))
-
-    def _picker(self, balance: Balance) -> Picker | None:
-        if balance is Balance.QUEUE:
-            return None
-        if balance is Balance.ROUND_ROBIN:
-            return Picker.round_robin()
-        return (Picker.random if balance is Balance.RANDOM else Picker.least_request)(self._picker_draw)
 
     def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)
@@ -394,5 +395,6 @@ class Node:
             "inflight": len(self.outbound.awaiting),
             "serving": self.inbound.calls,
             "draining": self.draining,
+            "revoked": self.barred is not None,
             "cert_expires_us": self.own.certificate.not_after_us,
         }

@@ -19,6 +19,7 @@ from bus_mesh.gates.measure import Measure, Meter
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
 from bus_mesh.policy.access import Access, Verdict
+from bus_mesh.policy.models import Balance as Way
 
 
 class Parts(Generic[P]):
@@ -44,8 +45,17 @@ class Parts(Generic[P]):
         return lambda caller: self.meter(side, service, method, caller)
 
 
+def picker(way: Way, draw: Callable[[int], int]) -> Picker | None:
+    """Return who picks an instance by a policy's word; None leaves it to the broker's queue group."""
+    if way is Way.QUEUE:
+        return None
+    if way is Way.ROUND_ROBIN:
+        return Picker.round_robin()
+    return (Picker.random if way is Way.RANDOM else Picker.least_request)(draw)
+
+
 def outbound(
-    parts: Parts[P], access: Access, picker: Picker | None, service: str, method: str, *, signed: bool = False
+    parts: Parts[P], access: Access, chosen: Picker | None, service: str, method: str, *, signed: bool = False
 ) -> Path:
     """From a local app to the bus; `signed` has the outbox sign what it seals."""
     return Path(
@@ -53,7 +63,7 @@ def outbound(
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, parts.denied, "outbound"),  # once per call, and before any search on the bus
         Retry(parts.jitter),  # each try passes everything below
-        Balance(parts.directory, parts.waiting, parts.ask, picker),  # from here on the call has a target
+        Balance(parts.directory, parts.waiting, parts.ask, chosen),  # from here on the call has a target
         signed=signed,
     )
 

@@ -20,6 +20,8 @@ from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node, Setting, World
 from bus_mesh.agent.receipts import ReceiptLog
+from bus_mesh.agent.renewal import Renewer
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
@@ -86,6 +88,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._node: Node | None = None
         self._supervisor: Supervisor | None = None
+        self._revocations: Revocations
 
     async def run(self) -> int:
         """Live until SIGTERM or SIGINT; return the exit code."""
@@ -122,9 +125,7 @@ class Agent:
             await node.start()
             stack.push_async_callback(node.stop)
             if follow is not None:
-                await bus.subscribe(node.subjects.policy, follow.on_policy)
-                bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
-                follow.greet()
+                await self._follow(node, follow, metrics)
             server = await serve(socket, lambda: node.session(identify))
             stack.callback(server.close)
             supervisor.start(self.config.services)
@@ -163,11 +164,14 @@ class Agent:
 
     def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
         """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
+        self._revocations = Revocations(node, self.config.state / "revoked.yaml")
         if self.config.policy_dir is not None:
+            self._revocations.start()
             self._load_policy(node)
             return None
         kept = KeptPolicy(self.config.state / "policy")
-        follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, node.enforce, node.spawn)
+        work = node.enforce, node.spawn, self._revocations
+        follow = Follow(own, node.control, node.watch, kept, read_clocks, jitter, *work)
         follow.start()
         node.every_second.append(follow.look)
         node.freshness = lambda: follow.freshness
@@ -182,6 +186,13 @@ class Agent:
         node.metrics.gauge("policy_forks_total", "Two bundles of one number.", lambda: follow.forks, kind="counter")
         return follow
 
+    async def _follow(self, node: Node, follow: Follow, metrics: Metrics) -> None:
+        """Hear the policy agent from now on, and have it renew the certificate when that is due."""
+        await node.bus.subscribe(node.subjects.policy, follow.on_policy)
+        node.bus.on_state(lambda state: follow.greet() if state is BusState.CONNECTED else None)
+        follow.greet()
+        node.spawn(self._renewer(metrics, node).run())
+
     def _load_policy(self, node: Node) -> None:
         if self.config.policy_dir is None:
             return
@@ -190,6 +201,7 @@ class Agent:
         except DocumentError as error:
             self._log.error("policy not taken up; what was in force stays", problems=str(error))
             return
+        self._revocations.add(policy.revocation)
         node.enforce(policy)
         self._log.info("policy in force", services=len(policy.services), directory=str(self.config.policy_dir))
 
@@ -206,7 +218,7 @@ class Agent:
         metrics.gauge("bus_rtt_seconds", "Seconds to the broker and back.", lambda: bus.rtt)
         metrics.gauge("bus_reconnects_total", "Times the bus came back.", lambda: bus.reconnects, kind="counter")
         metrics.gauge("bus_slow_consumers_total", "Messages lost here.", lambda: bus.slow_consumers, kind="counter")
-        metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.policy_number)
+        metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.access.number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
 
@@ -215,6 +227,17 @@ class Agent:
         node.outbox.receipts.keep = log.put
         metrics.gauge("receipts_dropped_total", "Receipts not written.", lambda: log.dropped, kind="counter")
         return log
+
+    def _renewer(self, metrics: Metrics, node: Node) -> Renewer:
+        jitter, credentials = random.SystemRandom().random, self.config.bus.credentials
+        made = Renewer(node, self.config.identity, credentials, read_clocks, os.urandom, jitter)
+        metrics.gauge("certificate_renewals_total", "Certificates renewed.", lambda: made.renewals, kind="counter")
+        metrics.gauge(
+            "certificate_expires_seconds",
+            "When this node's certificate ends, in seconds since 1970.",
+            lambda: node.own.certificate.not_after_us / 1e6,
+        )
+        return made
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())
@@ -235,8 +258,8 @@ def run_agent(config: NodeConfig, path: Path | None = None) -> int:
 def _ready(node: Node) -> tuple[bool, dict[str, object]]:
     """Return whether this agent can pass calls on, and what it lacks."""
     status = node.status()
-    ok = status["bus"] == BusState.CONNECTED.value and bool(status["policy_loaded"]) and not status["draining"]
-    return ok, status
+    leaving = bool(status["draining"] or status["revoked"])
+    return status["bus"] == BusState.CONNECTED.value and bool(status["policy_loaded"]) and not leaving, status
 
 
 def _wrong(path: Path, message: str) -> ConfigError:

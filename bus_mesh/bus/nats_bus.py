@@ -29,6 +29,8 @@ __all__ = ["NatsBus"]
 
 PING_SECONDS: Final = 5.0
 """Between two questions whether the broker is there; no answer for as long ends the connection."""
+CANCEL_SECONDS: Final = 0.1
+"""Between two attempts to end the supervisor."""
 _PENDING_MESSAGES: Final = 16 * 1024
 _PENDING_BYTES: Final = 32 * 1024 * 1024
 # Far over BACKLOG_LIMIT plus one message: at this size nats-py's `publish` would begin to wait.
@@ -185,8 +187,10 @@ class NatsBus(Stated):
         if connection is not None:
             await connection.discard(politely=True)
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
+            # More than once: nats-py swallows a cancellation in the middle of a TLS handshake, and goes on to connect.
+            while not self._keeping.done():
+                self._keeping.cancel()
+                await asyncio.wait([self._keeping], timeout=CANCEL_SECONDS)
             self._keeping = None
 
     async def _keep(self) -> None:

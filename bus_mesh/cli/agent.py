@@ -7,17 +7,34 @@ from typing import Annotated
 import typer
 
 from bus_mesh.cli.options import Socket
-from bus_mesh.cli.problem import USAGE, Problem
+from bus_mesh.cli.problem import USAGE, Problem, usage
 from bus_mesh.protocol import names
 
 
 def agent(
-    config: Annotated[Path, typer.Option("-c", "--config", metavar="NODE.YAML", help="The node's settings.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="NODE.YAML", help="The node's settings.", show_default=False),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option("--join", metavar="TOKEN", help="Become the node of a token first; - reads it from stdin."),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", metavar="DIR", help="With --join: where node.yaml and identity go.")
+    ] = None,
 ) -> None:
     """Run the node agent.
 
-    SIGHUP reads settings and policy again; SIGTERM drains and ends.
+    With --join the machine gets its identity first, if it has none yet. SIGHUP reads settings and policy again; SIGTERM
+    drains and ends.
     """
+    if join is not None:
+        from bus_mesh.cli.join import joined
+
+        config = joined(join, config, state)
+    if config is None:
+        raise usage("the agent has no settings", "it reads them from a file", "busmesh agent -c NODE.YAML")
     from bus_mesh.agent.run import run_agent
     from bus_mesh.config import load_node
 

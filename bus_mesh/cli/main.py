@@ -5,7 +5,22 @@ import sys
 import typer
 
 from bus_mesh import __version__
-from bus_mesh.cli import agent, bench, call, get, mesh, nats, policy, policy_agent, receipt, show, status, up
+from bus_mesh.cli import (
+    agent,
+    bench,
+    call,
+    get,
+    mesh,
+    nats,
+    nodes,
+    policy,
+    policy_agent,
+    receipt,
+    show,
+    status,
+    token,
+    up,
+)
 from bus_mesh.cli.problem import explain
 
 app = typer.Typer(
@@ -25,9 +40,13 @@ app.command()(agent.agent)
 app.command(context_settings={"ignore_unknown_options": True})(agent.run)
 app.command()(policy_agent.policy_agent)
 app.command()(mesh.init)
+mesh.node.command("list")(nodes.list_nodes)
+mesh.node.command("revoke")(nodes.revoke)
+mesh.operator.command("revoke")(nodes.revoke_operator)
 app.add_typer(mesh.node, name="node")
 app.add_typer(mesh.operator, name="operator")
 app.add_typer(nats.nats, name="nats")
+app.add_typer(token.token, name="token")
 app.add_typer(policy.policy, name="policy")
 app.add_typer(policy.access, name="access")
 app.add_typer(receipt.receipt, name="receipt")

@@ -9,7 +9,7 @@ from bus_mesh.cli import options, show
 from bus_mesh.cli.options import Home
 from bus_mesh.cli.problem import usage
 
-node = typer.Typer(help="Admit nodes.", no_args_is_help=True, rich_markup_mode=None)
+node = typer.Typer(help="Admit nodes, list them, put them out.", no_args_is_help=True, rich_markup_mode=None)
 operator = typer.Typer(help="Say who may give commands.", no_args_is_help=True, rich_markup_mode=None)
 
 _STARTER: Final = """\

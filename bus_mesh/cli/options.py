@@ -51,4 +51,5 @@ Socket = Annotated[
 ]
 App = Annotated[str, typer.Option("--app", help="The service to speak as.")]
 As = Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")]
+By = Annotated[str, typer.Option("--operator", help="Whose key in the home signs it.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", parser=seconds, metavar="TIME", help="Like 250ms or 1s.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bus_mesh.cli import options, show
-from bus_mesh.cli.options import App, As, Home, Socket, Timeout
+from bus_mesh.cli.options import App, As, By, Home, Socket, Timeout
 from bus_mesh.cli.problem import usage
 from bus_mesh.cli.show import Output
 
@@ -21,7 +21,6 @@ policy = typer.Typer(help="Look at policy, and change it.", no_args_is_help=True
 access = typer.Typer(help="Ask who may call what.", no_args_is_help=True, rich_markup_mode=None)
 
 Files = Annotated[Path, typer.Option("-f", "--file", help="A policy file, or a directory of them.")]
-By = Annotated[str, typer.Option("--operator", help="Whose key in the home signs it.")]
 Waiting = Annotated[bool, typer.Option("--wait", help="Until every live agent has applied it.")]
 CALLER = "cli"
 
@@ -109,7 +108,7 @@ def apply(
     for warning in said["warnings"]:
         show.say(warning)
     if found is not None:
-        _tell_applied(found)
+        show.applied(found)
     if back is not None:
         show.say(f"went back: bundle {back['number']} has the content of {back['origin']}")
     if found is not None and not found.whole:
@@ -141,7 +140,7 @@ def rollback(
     _tell_change(said, "is")
     show.say(f"it has the content of bundle {said['origin']}")
     if found is not None:
-        _tell_applied(found)
+        show.applied(found)
         if not found.whole:
             raise typer.Exit(1)
 
@@ -160,6 +159,7 @@ def diff(
     """
     from bus_mesh.cli import apply as at
     from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.policy.models import REVOKED
 
     chosen = bundles or []
     if bool(file) == bool(chosen) or len(chosen) > 2:
@@ -170,7 +170,7 @@ def diff(
     async def work(mesh: "Mesh") -> str:
         if file:
             before = (await at.bundle(mesh))["hashes"]
-            names = sorted({*given, *before}) if prune else sorted(given)
+            names = sorted({*given, *(name for name in before if name != REVOKED)}) if prune else sorted(given)
             return await at.difference(mesh, before, given, names)
         old, new = [await at.bundle(mesh, number) for number in [*chosen, 0][:2]]
         changed = [n for n in {**old["hashes"], **new["hashes"]} if old["hashes"].get(n) != new["hashes"].get(n)]
@@ -287,16 +287,6 @@ def _tell_change(said: dict[str, Any], word: str) -> None:
         show.line(f"bundle {number} {word} in force: {_changes(said)}")
     else:
         show.line(f"bundle {said['number']} is in force: nothing changed")
-
-
-def _tell_applied(found: "Applied") -> None:
-    show.say(f"applied by {len(found.applied)}: {', '.join(found.applied) or 'nobody'}")
-    for node, reason in found.refused.items():
-        show.say(f"refused by {node}: {reason}")
-    if found.missing:
-        show.say(f"no word of it from {', '.join(found.missing)}")
-    if not found.certain:
-        show.say("that may not be all: the policy agent has not been in office for long, or no agent follows it")
 
 
 def _changes(said: dict[str, Any]) -> str:

@@ -63,6 +63,11 @@ def _mesh_error(error: MeshError) -> Problem:
     return Problem(str(error), why, then, exit_code=CALL_FAILED + code)
 
 
+def _refused(error: BaseException) -> Problem:
+    then = "have another token made: busmesh token create NODE"
+    return Problem(f"the policy agent does not admit this machine: {error}", "nothing was written", then)
+
+
 def _os_error(error: OSError) -> Problem:
     where = f"{error.filename}: " if error.filename else ""
     then = "run it as the user who owns that path, or name another one" if isinstance(error, PermissionError) else ""
@@ -83,6 +88,8 @@ _KNOWN: Final = (
     _Known("bus_mesh.identity.refusal", "IdentityError", lambda error: Problem(str(error))),
     _Known("bus_mesh.control.store", "StoreError", lambda error: Problem(str(error))),
     _Known("bus_mesh.agent.local", "SocketTaken", lambda error: Problem(str(error))),
+    _Known("bus_mesh.agent.join", "JoinFailed", lambda error: Problem(str(error))),
+    _Known("bus_mesh.identity.enrolment", "EnrolmentRefused", _refused),
     _Known("bus_mesh.process.kept", "SpawnFailed", lambda error: Problem(str(error))),
     _Known("bus_mesh.bus.embedded", "ServerFailed", lambda error: Problem(str(error))),
     _Known("builtins", "OSError", _os_error),

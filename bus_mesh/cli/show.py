@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bus_mesh.cli.apply import Applied
 
 
 class Output(StrEnum):
@@ -54,6 +57,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
     cells = [list(columns), *([str(cell) if cell not in ("", None) else "-" for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def applied(found: "Applied") -> None:
+    """Say how far a bundle has come."""
+    say(f"applied by {len(found.applied)}: {', '.join(found.applied) or 'nobody'}")
+    for node, reason in found.refused.items():
+        say(f"refused by {node}: {reason}")
+    if found.missing:
+        say(f"no word from {', '.join(found.missing)}")
+
+
+def age(age_us: int) -> str:
+    """Return how long ago something was, in words."""
+    seconds = age_us / 1e6
+    return f"{seconds:.1f}s ago" if seconds < 120 else f"{seconds / 60:.0f}m ago"
 
 
 def _plain(value: object) -> object:

@@ -58,13 +58,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     if policy is None:
         return [*told, "", f"the policy agent says nothing: {found['why']}"]
-    rows = [
-        (ack["node"], ack["number"], "applied" if ack["applied"] else f"refused: {ack['reason']}", _age(ack["age_us"]))
-        for ack in policy["acks"]
-    ]
+    rows = []
+    for ack in policy["acks"]:
+        state = "applied" if ack["applied"] else f"refused: {ack['reason']}"
+        rows.append((ack["node"], ack["number"], state, show.age(ack["age_us"])))
     return [*told, "", *show.table(["NODE", "POLICY", "STATE", "LAST_WORD"], rows)]
-
-
-def _age(age_us: int) -> str:
-    seconds = age_us / 1e6
-    return f"{seconds:.1f}s ago" if seconds < 120 else f"{seconds / 60:.0f}m ago"

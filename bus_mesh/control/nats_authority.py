@@ -3,8 +3,9 @@
     operator ── operator signing key ──┬── system account: hands servers newer tokens, nothing else
                                        └── mesh account ── mesh signing key ──┬── a user for each node
                                                                               └── policy agents, joiners
-Servers trust the operator's key, which is in their configuration. Everyday work (`Signer`) takes the mesh's signing key
-for users, and for revoking them the operator's signing key and the system account's; the others can be kept elsewhere.
+Servers trust the operator's key, which is in their configuration. Everyday work takes the mesh's signing key to let
+users in (`Users`), and to put them out the operator's signing key and the system account's as well (`Signer`); the
+others can be kept elsewhere.
 
 Pure: times (seconds since 1970) and entropy are handed in.
 """
@@ -18,7 +19,7 @@ from bus_mesh.control.permissions import Permissions
 from bus_mesh.identity.bus_credentials import Credentials
 from bus_mesh.identity.nkeys import Kind, Nkey
 
-__all__ = ["KEYS", "PUSH_SECONDS", "Authority", "Signer"]
+__all__ = ["KEYS", "PUSH_SECONDS", "Authority", "Signer", "Users"]
 
 KEYS: Final[Mapping[str, Kind]] = {
     "operator": Kind.OPERATOR,
@@ -33,14 +34,12 @@ PUSH_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signer:
-    """The keys of everyday work, which a policy agent holds: it lets users in, and puts them out."""
+class Users:
+    """What it takes to let users in: all that a policy agent needs to admit nodes."""
 
     account: str
     """The public key of the mesh's account."""
     account_signing: Nkey
-    operator_signing: Nkey
-    system: Nkey
 
     def user(
         self, name: str, allowed: Permissions, *, now: int, life: int, entropy: Callable[[int], bytes]
@@ -71,6 +70,14 @@ class Signer:
         # Ed25519 signs the same words the same way each time.
         today = self.user_token(name, user.key.public, allowed, now=issued, life=ends - issued)
         return ends >= until and today == user.jwt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer(Users):
+    """The keys of everyday work: what lets users in, and puts them out."""
+
+    operator_signing: Nkey
+    system: Nkey
 
     def revoked(self, token: str, users: Iterable[str], now: int) -> str:
         """Return the account's token anew, with all that these users hold until now void; raise BadToken or BadNkey."""

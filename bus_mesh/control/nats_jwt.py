@@ -22,7 +22,17 @@ from bus_mesh.control.permissions import Permissions
 from bus_mesh.identity.keys import verifies
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey, public_bytes
 
-__all__ = ["UNLIMITED", "BadToken", "Limits", "account_token", "decode", "operator_token", "revoked", "user_token"]
+__all__ = [
+    "UNLIMITED",
+    "BadToken",
+    "Limits",
+    "account_of",
+    "account_token",
+    "decode",
+    "operator_token",
+    "revoked",
+    "user_token",
+]
 
 EVERYONE: Final = "*"
 """Stands for all users in `revocations`."""
@@ -126,6 +136,22 @@ def decode(token: str, issuers: Collection[str]) -> dict[str, Any]:
         if verifies(key, signature, signed):
             return _claims(parts[0], parts[1], issuer)
     raise BadToken("the token is not signed by who should have")
+
+
+def account_of(token: str, signing_key: str) -> str:
+    """Return the public key of the account that a token is about, and that `signing_key` signs users of.
+
+    Raises BadToken. Not verified: it is our own file, and servers believe only what their operator signed.
+    """
+    try:
+        claims = json.loads(_unspelled(token.strip().split(".")[1]))
+        account, signing = str(claims["sub"]), claims["nats"]["signing_keys"]
+        public_bytes(account, Kind.ACCOUNT)
+    except (ValueError, LookupError, TypeError):
+        raise BadToken("it is no token of an account") from None
+    if signing_key not in signing:
+        raise BadToken("the account of this token knows another signing key than the one beside it")
+    return account
 
 
 def revoked(token: str, issuer: Nkey, users: Iterable[str], now: int) -> str:

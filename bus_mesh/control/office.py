@@ -4,6 +4,7 @@
     ctl.policy.get.<node>               documents by hash; a bare announcement asks for the head to be said again
     ctl.ack.<node>                      applied, or refused
     ctl.api.<verb>.<node>               what people ask
+    enrol.<id>                          who has a token asks to be let in; answered on enrolled.<id>
 
     request ──opened, checked──▶ desk ──▶ the node's inbox
 
@@ -21,8 +22,9 @@ import msgpack
 
 from bus_mesh.bus.contract import Bus
 from bus_mesh.control.desk import Asked, Desk
-from bus_mesh.control.store import Ack
+from bus_mesh.control.store import Ack, StoreError
 from bus_mesh.identity import document
+from bus_mesh.identity.enrolment import REQUEST_LIMIT
 from bus_mesh.identity.envelope import EnvelopeKind, is_envelope
 from bus_mesh.identity.head import Head, sign_head, verify_head
 from bus_mesh.identity.keyring import Keyring, Now, Opened, Own, Peer, Untrusted
@@ -51,6 +53,8 @@ MOST_OF: Final = {True: 64, False: 8}
 MOST_NODES: Final = 4096
 AROUND: Final = 4096
 """Bytes of an answer's envelope that are not the answer."""
+ENROLMENTS_PER_SECOND: Final = 50
+"""Requests to be let in that are looked at; more are dropped, and asked again."""
 CONSOLE: Final = "busmesh"
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
@@ -104,6 +108,7 @@ class Office:
         self._published_at = 0.0
         self._greeting: asyncio.TimerHandle | None = None
         self._keys = deque((keyring.key_id,), maxlen=2)
+        self._enrolling = 0, 0
 
     def __repr__(self) -> str:
         return f"Office({self._own.node}, bundle={self.number}, asked={self._asked.total()})"
@@ -128,6 +133,8 @@ class Office:
         for subject in self._subjects.control_all():
             await self._bus.subscribe(subject, self.on_request)
         await self._bus.subscribe(self._subjects.policy, self.on_head)
+        if self._desk.admission is not None:
+            await self._bus.subscribe(self._subjects.enrol_all(), self.on_enrol)
         self._spawn(self._beat())
         self._spawn(self._keep_acks())
 
@@ -207,7 +214,25 @@ class Office:
             else:
                 self._request(opened, verb, frame)
 
+    def on_enrol(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Take in what somebody says who has a token, or claims to: so many a second, and no more."""
+        id, second = self._subjects.parse_enrol(subject), int(self._clock().monotonic)
+        self._enrolling = (second, self._enrolling[1] + 1) if self._enrolling[0] == second else (second, 1)
+        if id is None or len(data) > REQUEST_LIMIT or self._enrolling[1] > ENROLMENTS_PER_SECOND:
+            self._drop("ENROLMENT")
+            return
+        self._spawn(self._enrol(id, data))
+
     # Inside.
+
+    async def _enrol(self, id: str, data: bytes) -> None:
+        loop, now_us = asyncio.get_running_loop(), self._clock().wall_us
+        try:
+            answer = await loop.run_in_executor(self._work, self._desk.enrol, id, data, now_us)
+        except StoreError as error:
+            self._limited.warning("nobody is admitted", why=str(error))  # who asked asks again
+            return
+        self._bus.publish(self._subjects.enrolled(id), answer)
 
     def _greeted(self, node: str, announcement: bytes) -> None:
         """A node has come and waits for a head: say it again, to all of those who have come by then."""
@@ -232,6 +257,8 @@ class Office:
             seconds = opened.skew_us / 1e6
             text = f"the policy agent's clock and that of {node} differ by {seconds:.1f} s; set them by NTP"
             self._refuse(opened.peer, frame[1], FailedPrecondition(text, ran=Ran.NO))
+        elif verb == "ack" and node in self._desk.revoked.nodes:
+            self._drop("REVOKED")
         elif verb == "ack":
             self._heard(node, frame[7])
         elif self._asked[node, verb == "get"] >= MOST_OF[verb == "get"] or self._asked.total() >= MOST_ASKED:
@@ -247,7 +274,7 @@ class Office:
         try:
             now = self._clock()
             ages_us = {node: int((now.monotonic - at) * 1e6) for node, at in self._heard_at.items()}
-            asked = Asked(peer.node, now.wall_us, tuple(self._keys), ages_us, self.trouble)
+            asked = Asked(peer.node, now.wall_us, tuple(self._keys), peer.certificate, ages_us, self.trouble)
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._work, self._desk.answer, verb, frame[7], asked)
             if len(answer) > self._bus.max_payload - AROUND:

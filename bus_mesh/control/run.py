@@ -21,13 +21,17 @@ from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.bus_access import access_of
 from bus_mesh.config import ConfigError
+from bus_mesh.control.admission import Admission, Issuer, Way
 from bus_mesh.control.desk import Desk
+from bus_mesh.control.nats_authority import Users
+from bus_mesh.control.nats_jwt import BadToken, account_of
 from bus_mesh.control.office import Office, Signer
 from bus_mesh.control.settings import PolicyAgentConfig
 from bus_mesh.control.store import Store
 from bus_mesh.identity.certificate import Role, verify_delegation
 from bus_mesh.identity.keyring import Keyring, Now, Own, own_identity
 from bus_mesh.identity.keys import NodeKey
+from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy_files import read_texts
 from bus_mesh.starts import boot_started_us
@@ -59,7 +63,7 @@ class PolicyAgent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         own, metrics = own_from(self._config), Metrics(__version__)
-        signer = signer_from(self._config, own)
+        signer, issuer, way = signer_from(self._config, own), issuer_from(self._config, own), way_from(self._config)
         async with contextlib.AsyncExitStack() as stack:
             roll = random.SystemRandom().random
             access = access_of(self._config.bus)
@@ -72,11 +76,11 @@ class PolicyAgent:
             if http is not None:
                 stack.callback(http.close)
             work = stack.enter_context(ThreadPoolExecutor(1, "desk"))
-            desk = await loop.run_in_executor(work, self._desk, own)
+            desk = await loop.run_in_executor(work, self._desk, own, issuer, way)
             started = boot_started_us(self._config.state, clock.wall_us())
             keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks(), boot_started_us=started)
             self._office = office = Office(own, keyring, bus, desk, signer, read_clocks, work)
-            self._show(metrics, office)
+            self._show(metrics, office, desk.admission)
             await office.start()
             stack.push_async_callback(office.stop)
             self._log.info("policy agent in office", mesh=own.mesh, number=office.number, store=str(self._config.store))
@@ -99,9 +103,11 @@ class PolicyAgent:
                 await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
         return False
 
-    def _desk(self, own: Own) -> Desk:
+    def _desk(self, own: Own, issuer: Issuer | None, way: Way) -> Desk:
         """Open the store, in the one thread that uses it, and make its first bundle where it has none."""
-        desk = Desk(Store(self._config.store), own.mesh, own.root, clock.wall_us())
+        store = Store(self._config.store)
+        admission = None if issuer is None else Admission(store, own.mesh, own.root, issuer, way, os.urandom)
+        desk = Desk(store, own.mesh, own.root, own.node, admission, clock.wall_us())
         if desk.bundle is None:
             texts = {} if self._config.initial is None else read_texts(self._config.initial)
             desk.start_with({name: text.encode() for name, text in texts.items()}, clock.wall_us())
@@ -125,7 +131,10 @@ class PolicyAgent:
 
         return None if address is None else HttpServer(address.host, address.port, metrics, ready)
 
-    def _show(self, metrics: Metrics, office: Office) -> None:
+    def _show(self, metrics: Metrics, office: Office, admission: Admission | None) -> None:
+        if admission is not None:
+            what = "Tokens and serials used by a second holder."
+            metrics.gauge("admission_alarms_total", what, lambda: admission.alarms, kind="counter")
         metrics.gauge("policy_number", "Number of the bundle in force.", lambda: office.number)
         metrics.gauge("policy_alarms_total", "Heads of another policy agent.", lambda: office.alarms, kind="counter")
         metrics.gauge(
@@ -155,6 +164,31 @@ def signer_from(config: PolicyAgentConfig, own: Own) -> Signer:
     if said.key != key.public:
         raise _wrong(config.signer, "policy.delegation is for another key than policy.key: restore the pair")
     return Signer(key, delegation, said.term, min(said.not_after_us, own.certificate.not_after_us))
+
+
+def issuer_from(config: PolicyAgentConfig, own: Own) -> Issuer | None:
+    """Return the issuer's key and delegation, None where it is kept elsewhere; raise ConfigError or Untrusted."""
+    if config.issuer is None:
+        return None
+    key, delegation = _private(config.issuer / "issuer.key"), _file(config.issuer / "issuer.delegation")
+    if verify_delegation(delegation, own.mesh, own.root, clock.wall_us(), Role.ISSUER).key != key.public:
+        raise _wrong(config.issuer, "issuer.delegation is for another key than issuer.key: restore the pair")
+    return Issuer(key, delegation)
+
+
+def way_from(config: PolicyAgentConfig) -> Way:
+    """Return how those who are let in come to the bus; raise ConfigError with what to do."""
+    tls, users = config.bus.tls, None
+    ca = "" if tls is None or tls.ca is None else _file(tls.ca).decode(errors="replace")
+    if config.users is not None:
+        seed = _file(config.users / "account_signing.seed").decode(errors="replace")
+        token = _file(config.users / "account.jwt").decode(errors="replace")
+        try:
+            signing = Nkey.from_seed(seed, Kind.ACCOUNT)
+            users = Users(account=account_of(token, signing.public), account_signing=signing)
+        except (BadNkey, BadToken) as error:
+            raise _wrong(config.users, f"{error}; copy both files from the home, nats/") from None
+    return Way(config.bus.url, ca, tls is None or tls.first, users)
 
 
 def _private(path: Path) -> NodeKey:

@@ -1,4 +1,4 @@
-"""The policy agent's memory: documents by content hash, bundles by number, and what each agent acknowledged.
+"""The policy agent's memory: documents by content hash, bundles by number, acknowledgements, and who was let in.
 
 SQLite with `synchronous=FULL`: what was answered has reached the disk, and a cut in the middle of a write leaves the
 bundle before it. A bundle is never changed. Rolling back makes a new one with old content, because numbers only rise.
@@ -13,13 +13,12 @@ from typing import Final, NamedTuple, Self
 
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, MOST_DOCUMENTS, Manifest, hash_of
 
-__all__ = ["KEPT_BUNDLES", "Ack", "Bundle", "NoSuchBundle", "Store", "StoreError"]
+__all__ = ["KEPT_BUNDLES", "Ack", "Bundle", "NoSuchBundle", "RenewalRow", "Store", "StoreError", "TokenRow"]
 
 KEPT_BUNDLES: Final = 100
 """Bundles that can be fetched, shown and rolled back to."""
-_VERSION: Final = 1
 _BUSY_SECONDS: Final = 5.0
-_SCHEMA: Final = """
+_POLICY: Final = """
 CREATE TABLE document (hash TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE bundle (
     number INTEGER PRIMARY KEY, manifest TEXT NOT NULL REFERENCES document (hash), made_us INTEGER NOT NULL,
@@ -30,6 +29,18 @@ CREATE TABLE ack (
     at_us INTEGER NOT NULL
 ) STRICT;
 """
+_ADMISSION: Final = """
+CREATE TABLE token (
+    id TEXT PRIMARY KEY, node TEXT NOT NULL, serve TEXT NOT NULL, call_as TEXT NOT NULL, secret_key BLOB NOT NULL,
+    expires_us INTEGER NOT NULL, made_by TEXT NOT NULL, request BLOB, answer BLOB
+) STRICT;
+CREATE TABLE renewal (
+    serial TEXT PRIMARY KEY, node TEXT NOT NULL, request BLOB NOT NULL, answer BLOB NOT NULL, until_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE bus_user (node TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (node, user)) STRICT;
+"""
+_STEPS: Final = (_POLICY, _ADMISSION)
+"""What each version of the file has added to the one before."""
 
 
 class StoreError(Exception):
@@ -63,6 +74,30 @@ class Ack(NamedTuple):
     def applied(self) -> bool:
         """Whether the agent has put the bundle into force."""
         return not self.reason
+
+
+class TokenRow(NamedTuple):
+    """What is kept of an admission token: never its secret. `request` and `answer` once it is spent."""
+
+    id: str
+    node: str
+    serve: tuple[str, ...]
+    call_as: tuple[str, ...]
+    secret_key: bytes
+    expires_us: int
+    made_by: str
+    request: bytes | None = None
+    answer: bytes | None = None
+
+
+class RenewalRow(NamedTuple):
+    """The one request by which a certificate was renewed, and its answer; kept until that certificate ends."""
+
+    serial: str
+    node: str
+    request: bytes
+    answer: bytes
+    until_us: int
 
 
 class Store:
@@ -138,11 +173,15 @@ class Store:
                 raise StoreError(f"a bundle of {len(manifest)} documents, over the limit of {MOST_DOCUMENTS}")
             return self._add(manifest, documents.values(), made_by, made_us, None)
 
-    def rollback(self, number: int, *, made_by: str, made_us: int) -> Bundle:
-        """Return a new bundle with the content of an old one; raise NoSuchBundle."""
+    def rollback(self, number: int, *, made_by: str, made_us: int, keep: frozenset[str] = frozenset()) -> Bundle:
+        """Return a new bundle with the content of an old one, save for documents to `keep` as they are now.
+
+        Raises NoSuchBundle.
+        """
         with self._writing():
-            old = self.bundle(number)
-            return self._add(old.manifest, (), made_by, made_us, number)
+            old, now = self.bundle(number), self.current()
+            kept = {} if now is None else {name: hash for name, hash in now.manifest.hashes.items() if name in keep}
+            return self._add(Manifest({**old.manifest.hashes, **kept}), (), made_by, made_us, number)
 
     def acknowledge(self, *acks: Ack) -> None:
         """Keep what agents said last."""
@@ -159,6 +198,54 @@ class Store:
         with self._writing():
             self._database.execute("DELETE FROM ack WHERE node = ?", (node,))
 
+    # Who was let in.
+
+    def add_token(self, row: TokenRow, forget_before_us: int) -> None:
+        """Keep a new token, and drop those that ended before `forget_before_us`."""
+        with self._writing():
+            self._database.execute("DELETE FROM token WHERE expires_us < ?", (forget_before_us,))
+            granted = ",".join(row.serve), ",".join(row.call_as)
+            told = (*row[:2], *granted, *row[4:])
+            self._database.execute("INSERT INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", told)
+
+    def token(self, id: str) -> TokenRow | None:
+        """Return a token, None for one that was never made here, or ended long ago."""
+        with self._told():
+            row = self._database.execute("SELECT * FROM token WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return None
+        found = TokenRow._make(row)
+        serve, call_as = (tuple(filter(None, str(told).split(","))) for told in row[2:4])
+        return found._replace(serve=serve, call_as=call_as)
+
+    def spend(self, id: str, request: bytes, answer: bytes) -> None:
+        """Note which request a token was used for, and what was answered."""
+        with self._writing():
+            self._database.execute("UPDATE token SET request = ?, answer = ? WHERE id = ?", (request, answer, id))
+
+    def renewal(self, serial: str) -> RenewalRow | None:
+        """Return how a certificate was renewed, None where it was not yet."""
+        with self._told():
+            row = self._database.execute("SELECT * FROM renewal WHERE serial = ?", (serial,)).fetchone()
+        return None if row is None else RenewalRow._make(row)
+
+    def renewed(self, row: RenewalRow, now_us: int) -> None:
+        """Note how a certificate was renewed, and drop what is known of those that have ended."""
+        with self._writing():
+            self._database.execute("DELETE FROM renewal WHERE until_us < ?", (now_us,))
+            self._database.execute("INSERT INTO renewal VALUES (?, ?, ?, ?, ?)", row)
+
+    def note_user(self, node: str, user: str) -> None:
+        """Keep the public key of a user of the bus before it is handed out: whoever may come in can be revoked."""
+        with self._writing():
+            self._database.execute("INSERT OR IGNORE INTO bus_user VALUES (?, ?)", (node, user))
+
+    def users(self, node: str) -> list[str]:
+        """Return the public keys of all users of the bus that a node was given here."""
+        with self._told():
+            found = self._database.execute("SELECT user FROM bus_user WHERE node = ? ORDER BY user", (node,))
+            return [str(user) for (user,) in found]
+
     # Inside.
 
     def _bundles(self, which: str, value: int) -> list[Bundle]:
@@ -172,13 +259,13 @@ class Store:
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute("PRAGMA foreign_keys = ON")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if version > len(_STEPS):
+            raise StoreError(f"{self._path} is of version {version} and this bus-mesh knows {len(_STEPS)}: upgrade it")
+        if version < len(_STEPS):
             with self._writing():
-                for statement in _SCHEMA.split(";")[:-1]:
+                for statement in "".join(_STEPS[version:]).split(";")[:-1]:
                     self._database.execute(statement)
-                self._database.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
-            raise StoreError(f"{self._path} is of version {version} and this bus-mesh knows {_VERSION}: upgrade it")
+                self._database.execute(f"PRAGMA user_version = {len(_STEPS)}")
 
     def _add(
         self, manifest: Manifest, contents: Iterable[bytes], made_by: str, made_us: int, origin: int | None

@@ -174,9 +174,14 @@ class Keyring:
         peer = self._peers.latest(node)
         return peer if peer is not None and peer.boot == boot else None
 
-    def revoke(self, node: str) -> None:
-        """Believe nothing of `node` from now on. Our own node is only noted: stopping is up to the agent."""
+    def revoke(self, node: str) -> tuple[Peer, ...]:
+        """Believe nothing of `node` from now on; return its epochs that were trusted, for the directory to drop.
+
+        Our own node is only noted: stopping is up to the agent.
+        """
+        had = self._peers.epochs_of(node)
         self._peers.revoke(node)
+        return had
 
     def sweep(self, now: Now) -> list[Peer]:
         """Forget what has ended; return the peers whose lease ended since, for the directory to drop (each once).

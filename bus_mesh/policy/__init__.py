@@ -6,7 +6,7 @@
 from bus_mesh.policy.access import DEFAULT_DENY, NO_POLICY_LOADED, Access, Verdict
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet, ServicePolicy
 from bus_mesh.policy.load import PolicyError, parse
-from bus_mesh.policy.models import RESERVED, Balance, Mesh, Method, Mode, Rule, Service, Traffic
+from bus_mesh.policy.models import RESERVED, Balance, Mesh, Method, Mode, Revocation, Rule, Service, Traffic
 from bus_mesh.policy.problems import Problem
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PolicyError",
     "PolicySet",
     "Problem",
+    "Revocation",
     "Rule",
     "Service",
     "ServicePolicy",

@@ -14,11 +14,11 @@ from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.follow import InForce
 from bus_mesh.policy.load import PolicyError, parse
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, Manifest, ManifestError, hash_of
-from bus_mesh.policy.models import Mesh, Service
+from bus_mesh.policy.models import REVOKED, PolicyDocument
 
 __all__ = ["Assembly", "BundleRefused", "Documents"]
 
-Documents: TypeAlias = dict[str, Service | Mesh]
+Documents: TypeAlias = dict[str, PolicyDocument]
 """Policy documents by content hash."""
 _ANSWERED: Final = 5
 """Problems of a bundle that its refusal quotes."""
@@ -56,7 +56,15 @@ class Assembly:
         """Return the content hashes to ask for next: the manifest's alone first, then those of its documents."""
         if self._manifest is None:
             return [self.head.manifest.hex()]
-        return self._manifest.missing([*self._documents, *self._held])
+        first = self._manifest.hashes.get(REVOKED)
+        # Who is out is fetched before all else: that holds whatever becomes of the rest.
+        return sorted(self._manifest.missing([*self._documents, *self._held]), key=lambda hash: hash != first)
+
+    @property
+    def revocation(self) -> bytes | None:
+        """The document that says who is out, as soon as it is at hand; None before, and where the bundle has none."""
+        hash = "" if self._manifest is None else self._manifest.hashes.get(REVOKED, "")
+        return self._documents.get(hash) or self._held.get(hash)
 
     def supply(self, data: bytes) -> bool:
         """Take in a part; False for bytes that this bundle does not consist of, which change nothing.
@@ -117,7 +125,7 @@ class Assembly:
         raise BundleRefused("; ".join(problems[:_ANSWERED]) + more)
 
     @staticmethod
-    def _read(name: str, data: bytes) -> Service | Mesh:
+    def _read(name: str, data: bytes) -> PolicyDocument:
         try:
             found = parse(data.decode(), name)
         except UnicodeDecodeError:

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bus_mesh.policy.load import PolicyError
-from bus_mesh.policy.models import Balance, Mesh, Service
+from bus_mesh.policy.models import Balance, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy.units import CALL_LONGEST
 
@@ -61,20 +61,24 @@ class ServicePolicy:
 class PolicySet:
     """Documents by name under a number; 0 for a directory of files, which nobody numbered."""
 
-    __slots__ = ("documents", "mesh", "number", "services")
+    __slots__ = ("documents", "mesh", "number", "revocation", "services")
 
-    def __init__(self, services: Sequence[Service], mesh: Mesh | None, number: int) -> None:
+    def __init__(
+        self, services: Sequence[Service], mesh: Mesh | None, number: int, revocation: Revocation | None = None
+    ) -> None:
         self.number = number
-        self.documents: tuple[Service | Mesh, ...] = (*services, *([mesh] if mesh else []))
+        said: tuple[Mesh | Revocation | None, ...] = (mesh, revocation)
+        self.documents: tuple[PolicyDocument, ...] = (*services, *(one for one in said if one is not None))
         self.mesh = mesh or Mesh()
+        self.revocation = revocation or Revocation()
         self.services: Mapping[str, ServicePolicy] = MappingProxyType(
             {service.name: ServicePolicy(service, self.mesh) for service in services}
         )
 
     @classmethod
-    def of(cls, documents: Iterable[Service | Mesh], number: int = 0) -> "PolicySet":
+    def of(cls, documents: Iterable[PolicyDocument], number: int = 0) -> "PolicySet":
         """Return the set of these documents; raise PolicyError if two have one name, or there are two of kind Mesh."""
-        first: dict[tuple[str, str], Service | Mesh] = {}
+        first: dict[tuple[str, str], PolicyDocument] = {}
         problems = []
         for document in documents:
             # There is one mesh, so two documents about it contradict each other whatever they are called.
@@ -86,7 +90,8 @@ class PolicySet:
             raise PolicyError(problems)
         services = [document for document in first.values() if isinstance(document, Service)]
         mesh = next((document for document in first.values() if isinstance(document, Mesh)), None)
-        return cls(services, mesh, number)
+        revocation = next((document for document in first.values() if isinstance(document, Revocation)), None)
+        return cls(services, mesh, number, revocation)
 
     @property
     def empty(self) -> bool:
@@ -122,9 +127,9 @@ class PolicySet:
         return f"PolicySet(number {self.number}, {len(self.documents)} documents)"
 
 
-def _twice(first: Service | Mesh, second: Service | Mesh) -> Problem:
+def _twice(first: PolicyDocument, second: PolicyDocument) -> Problem:
     source, _, line = second.place.rpartition(":")
-    what = f"{second.kind} {second.name}" if isinstance(second, Service) else "the Mesh document"
+    what = f"{second.kind} {second.name}" if isinstance(second, Service) else f"the {second.kind} document"
     where = first.place or "above"
     return Problem(source, int(line or 0), "name", f"{what} stands twice, first at {where}", "merge the two")
 

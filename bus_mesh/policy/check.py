@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from bus_mesh.policy.match import matches
-from bus_mesh.policy.models import Mesh, Method, Mode, Rule, Service, Traffic
+from bus_mesh.policy.models import Method, Mode, PolicyDocument, Revocation, Rule, Service, Traffic
 from bus_mesh.policy.traffic import Balance, Off, Retry
 from bus_mesh.policy.units import show_seconds
 
@@ -52,10 +52,12 @@ class Served(NamedTuple):
 Said = tuple[str, Severity, str, str]
 
 
-def check(documents: Iterable[Service | Mesh], now: datetime) -> list[Finding]:
+def check(documents: Iterable[PolicyDocument], now: datetime) -> list[Finding]:
     """Return what stands out in a policy, document by document; `now` tells which faults are over."""
     found = []
     for document in documents:
+        if isinstance(document, Revocation):
+            continue
         said: list[Said] = [*_traffic(document.traffic, "traffic", now)]
         if isinstance(document, Service):
             said += [*_rules(document), *_methods(document, now)]
@@ -63,7 +65,7 @@ def check(documents: Iterable[Service | Mesh], now: datetime) -> list[Finding]:
     return found
 
 
-def check_served(documents: Iterable[Service | Mesh], served: Mapping[str, Served]) -> list[Finding]:
+def check_served(documents: Iterable[PolicyDocument], served: Mapping[str, Served]) -> list[Finding]:
     """Return what of a policy fits nothing that is served now: names that are misspelled, or of tomorrow."""
     found = []
     for document in documents:

@@ -5,26 +5,26 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bus_mesh.policy.models import Kind, Mesh, Service
+from bus_mesh.policy.models import Kind, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import REMOVE, DocumentError, Problem, dotted, explain, model_at, suggest
 from bus_mesh.policy.traffic import Document
 from bus_mesh.policy.yaml_lines import Read, YamlError, read
 
-__all__ = ["PolicyError", "parse", "unenforced"]
+__all__ = ["PolicyError", "parse", "parse_revocation", "unenforced"]
 
-_KINDS: Final[dict[str, type[Service] | type[Mesh]]] = {"Service": Service, "Mesh": Mesh}
+_KINDS: Final[dict[str, type[PolicyDocument]]] = {"Service": Service, "Mesh": Mesh, "Revocation": Revocation}
 
 
 class PolicyError(DocumentError):
     """These policy documents cannot be taken; `problems` says why and where."""
 
 
-def parse(text: str, source: str, *, whole: bool = False) -> list[Service | Mesh]:
+def parse(text: str, source: str, *, whole: bool = False) -> list[PolicyDocument]:
     """Return the documents of a YAML text, in order; `source` is what errors call the file. Raise PolicyError.
 
     What is known and not enforced by this version is refused too, unless the `whole` of the language is asked for.
     """
-    documents: list[Service | Mesh] = []
+    documents: list[PolicyDocument] = []
     problems: list[Problem] = []
     for part in _parts_of(text, source):
         later = [] if whole else _later(part, source)
@@ -39,6 +39,17 @@ def parse(text: str, source: str, *, whole: bool = False) -> list[Service | Mesh
     return documents
 
 
+def parse_revocation(data: bytes, source: str) -> Revocation:
+    """Return the one Revocation that these bytes are; raise PolicyError for anything else."""
+    try:
+        found = parse(data.decode(), source)
+    except UnicodeDecodeError:
+        raise PolicyError([Problem(source, 0, "", "is not UTF-8 text")]) from None
+    if len(found) != 1 or not isinstance(found[0], Revocation):
+        raise PolicyError([Problem(source, 0, "kind", "must hold one document, of kind Revocation")])
+    return found[0]
+
+
 def unenforced(text: str, source: str) -> list[Problem]:
     """Return a problem for each key of a YAML text that this version knows and does not enforce."""
     return [problem for part in _parts_of(text, source) for problem in _later(part, source)]
@@ -51,7 +62,7 @@ def _parts_of(text: str, source: str) -> list[Read]:
         raise PolicyError([Problem(source, error.line, "", error.message, error.hint)]) from None
 
 
-def _document(part: Read, source: str) -> Service | Mesh | list[Problem]:
+def _document(part: Read, source: str) -> PolicyDocument | list[Problem]:
     value, line = part.value, part.spot.line
     if value is None:  # nothing between two `---`
         return []
@@ -70,7 +81,7 @@ def _document(part: Read, source: str) -> Service | Mesh | list[Problem]:
     return document
 
 
-def _model(value: object) -> type[Service] | type[Mesh] | None:
+def _model(value: object) -> type[PolicyDocument] | None:
     kind = value.get("kind") if isinstance(value, dict) else None
     return _KINDS.get(kind) if isinstance(kind, str) else None
 

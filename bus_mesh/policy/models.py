@@ -11,12 +11,18 @@ accepted holds; the parts of `traffic` are in `traffic.py`.
       mode:  enforce                       # or audit
     traffic: {timeout: 2s, longest_timeout: 10s, balance: queue}
     methods: {create: {timeout: 5s, idempotent: false}}
+
+    kind: Revocation                       # who is out for good: a form that never changes
+    name: revoked
+    nodes: [node-c]
+    operators: [eve]
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
@@ -41,6 +47,7 @@ from bus_mesh.protocol import names
 
 __all__ = [
     "RESERVED",
+    "REVOKED",
     "Access",
     "Balance",
     "Document",
@@ -49,6 +56,8 @@ __all__ = [
     "MeshTraffic",
     "Method",
     "Mode",
+    "PolicyDocument",
+    "Revocation",
     "Rule",
     "Service",
     "Traffic",
@@ -56,6 +65,8 @@ __all__ = [
 
 RESERVED: Final = "busmesh"
 """The service that every agent hosts for its own machine; no document can grant or take it."""
+REVOKED: Final = "Revocation/revoked"
+"""The one document of kind Revocation, as a manifest names it."""
 
 _CALLERS: Final = re.compile(r"[a-z][a-z0-9-]{0,62}|(?:[a-z][a-z0-9-]{0,61})?\*", re.ASCII)
 _METHODS: Final = re.compile(r"[a-z][a-z0-9_]{0,62}|(?:[a-z][a-z0-9_]{0,61})?\*", re.ASCII)
@@ -285,3 +296,33 @@ class Mesh(Kind):
     events: Events | None = None
     on_expired: Literal["keep", "deny"] = "keep"
     """What an agent does that has heard no head until its last one expired: go on, or deny every call."""
+
+
+class Revocation(Kind):
+    """Who is out, for good.
+
+    This form never changes, so that agents of every version take it in, also out of a bundle that they refuse. It only
+    ever adds: one that lists fewer takes nobody back.
+    """
+
+    kind: Literal["Revocation"] = "Revocation"
+    name: Literal["revoked"] = "revoked"
+    nodes: tuple[Name, ...] = ()
+    operators: tuple[Name, ...] = ()
+
+    def adding(self, nodes: Iterable[str] = (), operators: Iterable[str] = ()) -> "Revocation":
+        """Return these and further ones, in order."""
+        return Revocation(
+            nodes=tuple(sorted({*self.nodes, *nodes})), operators=tuple(sorted({*self.operators, *operators}))
+        )
+
+    @property
+    def text(self) -> str:
+        """The document as it is applied, fetched and kept."""
+        # Quoted, because a node may be called `no`.
+        nodes, operators = json.dumps(self.nodes), json.dumps(self.operators)
+        return f"kind: {self.kind}\nname: {self.name}\nnodes: {nodes}\noperators: {operators}\n"
+
+
+PolicyDocument: TypeAlias = Service | Mesh | Revocation
+"""A document of any kind."""

@@ -8,6 +8,7 @@
     ├── DeadlineExceeded     DEADLINE_EXCEEDED    its time ran out
     ├── NotFound             NOT_FOUND            the thing asked for does not exist
     ├── PermissionDenied     PERMISSION_DENIED    policy forbids it, naming the rule
+    │   └── NodeRevoked      · NODE_REVOKED       the node that asks is out of the mesh
     ├── ResourceExhausted    RESOURCE_EXHAUSTED   full; carries a retry delay
     ├── FailedPrecondition   FAILED_PRECONDITION  not in this state
     ├── Unimplemented        UNIMPLEMENTED        no such method
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidName",
     "MeshError",
     "NoInstances",
+    "NodeRevoked",
     "NotARecipient",
     "NotFound",
     "OutcomeUnknown",
@@ -237,6 +239,10 @@ class NotFound(MeshError, code=Code.NOT_FOUND):
 
 class PermissionDenied(MeshError, code=Code.PERMISSION_DENIED):
     """Policy forbids the call; the message names the rule."""
+
+
+class NodeRevoked(PermissionDenied, reason="NODE_REVOKED"):
+    """The node that asks was revoked: it is out of the mesh, for good."""
 
 
 class ResourceExhausted(MeshError, code=Code.RESOURCE_EXHAUSTED, retryable=True):

@@ -128,6 +128,16 @@ class Subjects:
         """Where the holder of an admission token asks to be let in."""
         return f"{self.root}.enrol.{id}"
 
+    def enrol_all(self) -> str:
+        """What a policy agent in office subscribes to that can admit nodes."""
+        return f"{self.root}.enrol.*"
+
+    def parse_enrol(self, subject: str) -> str | None:
+        """Return the id of the token by which somebody asks to be let in, or None when it is not a valid one."""
+        prefix = f"{self.root}.enrol."
+        id = subject[len(prefix) :]
+        return id if subject.startswith(prefix) and names.is_token(id) else None
+
     def enrolled(self, id: str) -> str:
         """Where it is answered."""
         return f"{self.root}.enrolled.{id}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +14,9 @@ from broker_world import Broker, broker, until
 from bus_mesh_sdk import Mesh, MeshError, NoInstances
 from mesh_world import BUSMESH, Node, program
 
+from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.cli.mesh import add
+from bus_mesh.control import permissions
 from bus_mesh.process.kept import Keeper
 
 POLICY = """\
@@ -41,6 +44,17 @@ def admitted(bus: Broker, name: str, serve: str = "", call_as: str = "", **setti
     written = yaml.safe_load((folder / "node.yaml").read_text())
     written["bus"]["url"] = bus.url  # the port was chosen by the server
     return Node(folder, {**written, "http": "127.0.0.1:0", "log": {"format": "json"}, **settings})
+
+
+async def test_a_bus_that_is_closed_while_it_dials_is_closed_at_once(bus: Broker) -> None:
+    access = bus.access(bus.user(permissions.node("demo", "node-a")))
+    for moment in range(12):
+        dialling = NatsBus(bus.url, name="test", roll=random.random, access=access)
+        await dialling.start()
+        await asyncio.sleep(moment * 0.0007)  # in each part of the handshake at some time
+
+        async with asyncio.timeout(3.0):
+            await dialling.close()
 
 
 async def ended(node: Node) -> int:

@@ -15,10 +15,12 @@ from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.memory import MemoryBroker, MemoryBus
 from bus_mesh.cli.home import MeshHome
 from bus_mesh.clock import monotonic
+from bus_mesh.control.admission import Admission, Issuer, Way
 from bus_mesh.control.desk import Desk
 from bus_mesh.control.office import Office, Signer
 from bus_mesh.control.store import Store
@@ -51,8 +53,9 @@ async def until(fact: Callable[[], bool]) -> None:
 class Follower:
     """One agent: its node and what follows policy for it."""
 
-    def __init__(self, node: Node, follow: Follow, bus: MemoryBus, folder: Path) -> None:
+    def __init__(self, node: Node, follow: Follow, bus: MemoryBus, folder: Path, revocations: Revocations) -> None:
         self.node, self.follow, self.bus, self.folder = node, follow, bus, folder
+        self.revocations = revocations
 
     def allows(self, caller: str, service: str) -> bool:
         return self.node.access.check(caller, service, "get").allowed
@@ -87,14 +90,25 @@ class Plane:
 
     @asynccontextmanager
     async def office(
-        self, name: str = CONTROL, store: str = "store.sqlite", first: dict[str, bytes] | None = None
+        self,
+        name: str = CONTROL,
+        store: str = "store.sqlite",
+        first: dict[str, bytes] | None = None,
+        certificates_us: int | None = None,
     ) -> AsyncIterator[Office]:
+        """A policy agent; with `certificates_us` one that admits nodes, and for so long."""
         own = self.own(name)
         bus = self.broker.connect()
         with ThreadPoolExecutor(1) as work:
             loop = asyncio.get_running_loop()
             kept = await loop.run_in_executor(work, Store, self.folder / store)
-            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root)
+            admission = None
+            if certificates_us is not None:
+                key = NodeKey.from_bytes((self.home.path / "issuer.key").read_bytes())
+                issuer = Issuer(key, (self.home.path / "issuer.delegation").read_bytes())
+                way = Way(("nats://127.0.0.1:4222",))
+                admission = Admission(kept, "test", own.root, issuer, way, os.urandom, certificates_us)
+            desk = await loop.run_in_executor(work, Desk, kept, "test", own.root, name, admission)
             keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
             office = Office(own, keyring, bus, desk, self.signer, read_clocks, work)
             await loop.run_in_executor(work, desk.start_with, first or {}, 1)
@@ -113,15 +127,15 @@ class Plane:
         world = World(read_clocks, monotonic, os.urandom, rng.randrange, rng.random)
         node = Node(own, bus, apps, world, Setting({}, 3600.0, None, os.getuid()), Metrics())
         folder = self.folder / name / "policy"
-        follow = Follow(
-            own, node.control, node.watch, KeptPolicy(folder), read_clocks, rng.random, node.enforce, node.spawn
-        )
+        revocations = Revocations(node, self.folder / name / "revoked.yaml")
+        work = node.enforce, node.spawn, revocations
+        follow = Follow(own, node.control, node.watch, KeptPolicy(folder), read_clocks, rng.random, *work)
         follow.start()
         await node.start()
         await bus.subscribe(node.subjects.policy, follow.on_policy)
         follow.greet()
         try:
-            yield Follower(node, follow, bus, folder)
+            yield Follower(node, follow, bus, folder, revocations)
         finally:
             await node.stop()
             await bus.close()

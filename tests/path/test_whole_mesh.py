@@ -7,7 +7,9 @@ from bus_mesh_sdk import DeadlineExceeded, MeshError, NoInstances, OutcomeUnknow
 from bus_mesh_sdk.testing import MeshTest
 
 from bus_mesh.agent.node import Node
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.bus.memory import Message
+from bus_mesh.policy.models import Revocation
 from bus_mesh.testing import MemoryMesh
 
 
@@ -71,6 +73,47 @@ async def test_what_a_stalled_bus_held_back_past_its_deadline_is_not_run() -> No
         await t.advance(1.0)
 
         assert book.ran == ["before"]
+
+
+async def revoke_who_holds_the_call(t: MeshTest, book: Book) -> None:
+    """Have every other agent learn that the node is revoked on which a call is being run."""
+    await t.advance(0.05)
+    nodes = network(t).nodes.values()
+    holder = next(node for node in nodes if node.inbound.calls)
+    book.go.set()
+    for node in nodes:
+        if node is not holder:
+            Revocations(node, None).add(Revocation(nodes=(holder.own.node,)))
+    await t.advance(0.05)
+
+
+async def test_a_call_in_the_hands_of_a_revoked_node_ends_at_once() -> None:
+    async with MeshTest() as t:
+        book = Book()
+        await t.serve(book)
+        book.go.clear()
+        call = asyncio.create_task(t.client(Ledger, timeout=60.0).write("a"))
+
+        await revoke_who_holds_the_call(t, Book())
+
+        assert isinstance(call.exception(), OutcomeUnknown)
+        assert book.ran == ["a"]
+
+
+async def test_a_call_that_is_idempotent_moves_away_from_a_revoked_node_at_once() -> None:
+    async with MeshTest() as t:
+        books = [Book(), Book()]
+        for book in books:
+            await t.serve(book)
+            book.go.clear()
+        call = asyncio.create_task(t.client(Ledger, timeout=60.0).read("a"))
+        await t.advance(0.05)
+        other = next(book for book in books if not book.ran)
+
+        await revoke_who_holds_the_call(t, other)
+
+        assert call.result() == "a"
+        assert other.ran == ["a"]
 
 
 async def test_an_envelope_that_comes_twice_runs_once() -> None:

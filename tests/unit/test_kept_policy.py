@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bus_mesh.agent import kept_policy
+from bus_mesh.agent import durable
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.policy.manifest import hash_of
 
@@ -93,7 +93,7 @@ def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path: Path, monkeypatc
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(kept_policy.os, "fsync", full)
+    monkeypatch.setattr(durable.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         kept.write(b"head 2", named(b"b"))
 

@@ -53,7 +53,7 @@ class Desks:
         self._store.__exit__()
 
     def answer(self, verb: str, payload: bytes) -> Any:
-        asked = Asked("node-a", self.now_us, self.targets, self.ages_us, self.trouble)
+        asked = Asked("node-a", self.now_us, self.targets, None, self.ages_us, self.trouble)
         return msgpack.unpackb(self.desk.answer(verb, payload, asked))
 
     def ask(self, verb: str, **arguments: Any) -> Any:

@@ -8,7 +8,8 @@ import msgpack
 import pytest
 from desk_world import DESK_KEY, Desks, command, service
 
-from bus_mesh.control.desk import CHUNK, MOST_HASHES, ChangedMeanwhile, CommandRefused, PolicyRefused, StoreFailed
+from bus_mesh.control.desk import CHUNK, MOST_HASHES, ChangedMeanwhile, CommandRefused, StoreFailed
+from bus_mesh.control.inspection import PolicyRefused
 from bus_mesh.control.store import Ack
 from bus_mesh.identity.certificate import May
 from bus_mesh.policy.manifest import DOCUMENT_LIMIT, hash_of

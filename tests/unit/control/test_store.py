@@ -210,11 +210,26 @@ def test_what_is_no_store_is_said(tmp_path: Path) -> None:
         Store(tmp_path / "nowhere" / "policy.db")
 
 
+def test_a_store_of_the_version_before_keeps_its_bundles_and_learns_of_tokens(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "policy.db")
+    database.executescript(store._POLICY)
+    database.execute("INSERT INTO ack VALUES ('a', 1, '', 1, 1)")
+    database.execute("PRAGMA user_version = 1")
+    database.commit()
+    database.close()
+
+    with Store(tmp_path / "policy.db") as opened:
+        assert [ack.node for ack in opened.acks()] == ["a"]
+        assert opened.token("x") is None
+    with Store(tmp_path / "policy.db") as again:
+        assert again.renewal("x") is None
+
+
 def test_a_store_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "policy.db"
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
 
-    with pytest.raises(StoreError, match="version 99 and this bus-mesh knows 1"):
+    with pytest.raises(StoreError, match="version 99 and this bus-mesh knows 2"):
         Store(path)

@@ -217,5 +217,6 @@ def test_a_length_of_time_reads_back_as_it_was_shown(seconds: float) -> None:
 def test_the_public_names_are_those() -> None:
     assert set(policy.__all__) == {
         "DEFAULT_DENY", "NO_POLICY", "NO_POLICY_LOADED", "RESERVED", "Access", "Balance", "Mesh", "Method", "Mode",
-        "PolicyError", "PolicySet", "Problem", "Rule", "Service", "ServicePolicy", "Traffic", "Verdict", "parse",
+        "PolicyError", "PolicySet", "Problem", "Revocation", "Rule", "Service", "ServicePolicy", "Traffic", "Verdict",
+            "parse",
     }  # fmt: skip
