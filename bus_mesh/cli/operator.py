@@ -1,5 +1,6 @@
 """An operator on the command line: who they are, and commands signed by them on their way to the policy agent."""
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from bus_mesh.identity.keys import NodeKey
 
+HEARD_SECONDS: Final = 6.0
+"""How long a policy agent may go unheard: it publishes every five seconds."""
+LOOK_AGAIN: Final = 0.1
 ASK_SECONDS: Final = 15.0
 """How long the policy agent may take; it reads ten thousand rules in under two."""
 
@@ -50,14 +54,7 @@ class Operator:
         from bus_mesh import clock
         from bus_mesh.identity.command import sign_command
 
-        status = await ask(mesh, "status")
-        target = status.get("policy_agent_key")
-        if not target:
-            raise Problem(
-                "no policy agent is known to this node",
-                "it publishes every few seconds on the control subject, and none was heard",
-                "busmesh policy-agent -c policy.yaml; or, where node.yaml names a policy_dir, change files and SIGHUP",
-            )
+        status = await _heard(mesh)
         signed = sign_command(
             self._key,
             self._chain,
@@ -65,14 +62,34 @@ class Operator:
             verb=verb,
             arguments=msgpack.packb(arguments),
             request=secrets.token_hex(16),
-            target=bytes.fromhex(target),
+            target=bytes.fromhex(status["policy_agent_key"]),
             issued_us=clock.wall_us(),
         )
         return await control(mesh, verb, {"command": signed})
 
 
-async def control(mesh: "Mesh", verb: str, arguments: dict[str, Any]) -> Any:
-    """Return what the policy agent answers to a request, passed on by this node's agent."""
+async def control(mesh: "Mesh", verb: str, arguments: dict[str, Any], patience: float = HEARD_SECONDS) -> Any:
+    """Return what the policy agent answers to a request, passed on by this node's agent.
+
+    An agent that has just started may not have heard of one yet: it has `patience` seconds for that.
+    """
+    await _heard(mesh, patience)
     asked = {"verb": verb, "payload": msgpack.packb(arguments)}
     answer = await mesh.call(OWN_SERVICE, "control", asked, timeout=ASK_SECONDS)
     return msgpack.unpackb(answer)
+
+
+async def _heard(mesh: "Mesh", patience: float = HEARD_SECONDS) -> dict[str, Any]:
+    """Return this agent's status once it knows a policy agent; raise Problem after `patience` seconds."""
+    end = asyncio.get_running_loop().time() + patience
+    while True:
+        status: dict[str, Any] = await ask(mesh, "status")
+        if status["policy_agent_key"]:
+            return status
+        if asyncio.get_running_loop().time() >= end:
+            raise Problem(
+                "this node's agent has heard of no policy agent",
+                "it publishes every five seconds on the control subject; an agent with a policy_dir does not listen",
+                "busmesh policy-agent -c policy.yaml; or, where node.yaml names a policy_dir, change files and SIGHUP",
+            )
+        await asyncio.sleep(LOOK_AGAIN)

@@ -6,6 +6,7 @@ import typer
 
 from bus_mesh.cli import show
 from bus_mesh.cli.options import App, As, Socket
+from bus_mesh.cli.problem import Problem
 from bus_mesh.cli.show import Output
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def status(app: App = "cli", socket: Socket = None, output: As = Output.TEXT) ->
     async def work(mesh: "Mesh") -> dict[str, Any]:
         said: dict[str, Any] = {"agent": await ask(mesh, "status"), "policy": None, "why": ""}
         try:
-            said["policy"] = await control(mesh, "acks", {})
-        except MeshError as error:
+            said["policy"] = await control(mesh, "acks", {}, patience=0.0)
+        except (MeshError, Problem) as error:
             said["why"] = str(error)
         return said
 
