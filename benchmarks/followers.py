@@ -18,6 +18,7 @@ import uvloop
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
+from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.cli.home import MeshHome
@@ -40,11 +41,11 @@ class Follower:
         self.keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
         self.subjects = Subjects(own.mesh)
         self.control = Control(own.node, self.keyring, bus, self.subjects, read_clocks)
-        self.follow = Follow(
-            own, self.control, self, KeptPolicy(folder), read_clocks, random.random, self._enforce, self._spawn
-        )
+        revocations = Revocations(self, None)  # nobody is revoked here, so nothing else is asked of it
+        work = self._enforce, self.spawn, revocations
+        self.follow = Follow(own, self.control, self, KeptPolicy(folder), read_clocks, random.random, *work)
         self.document = self.keyring.announcement
-        self._own = own
+        self.own = own
         self._tasks: set[asyncio.Task[None]] = set()
 
     def learn(self, data: bytes, claimed: str | None = None) -> Accepted | None:
@@ -56,7 +57,7 @@ class Follower:
 
     async def start(self) -> None:
         self.follow.start()
-        await self.bus.subscribe(self.subjects.inbox(self._own.node, self.keyring.boot), self._on_inbox)
+        await self.bus.subscribe(self.subjects.inbox(self.own.node, self.keyring.boot), self._on_inbox)
         await self.bus.subscribe(self.subjects.policy, self.follow.on_policy)
         self.follow.greet()
 
@@ -71,7 +72,7 @@ class Follower:
     def _enforce(self, policy: PolicySet, access: Access) -> None:
         self.policy = policy, access
 
-    def _spawn(self, work: object) -> None:
+    def spawn(self, work: object) -> None:
         task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
