@@ -142,7 +142,7 @@ def test_the_compiled_evaluator_agrees_with_the_reference(
             assert compiled.check(caller, service, method) == reference(services, caller, service, method)
 
 
-def test_the_compiled_evaluator_agrees_with_the_reference_on_a_hundred_thousand_questions() -> None:
+def test_the_compiled_evaluator_agrees_with_the_reference_on_a_hundred_thousand_policies() -> None:
     rng = random.Random(20)
 
     def name() -> str:
@@ -154,10 +154,10 @@ def test_the_compiled_evaluator_agrees_with_the_reference_on_a_hundred_thousand_
     def rules() -> list[dict[str, list[str]]]:
         return [{"from": patterns(), "methods": patterns()} for _ in range(rng.randint(0, 4))]
 
-    for _ in range(2_000):
+    for _ in range(100_000):
         document = Service.model_validate({"name": "s", "access": {"allow": rules(), "deny": rules()}})
         compiled, services = Access(PolicySet.of([document])), {"s": document}
-        for _ in range(50):
+        for _ in range(2):
             caller, method = name(), name()
             assert compiled.check(caller, "s", method) == reference(services, caller, "s", method)
 
