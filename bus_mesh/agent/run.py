@@ -113,8 +113,7 @@ class Agent:
             home = os.environ.get("BUSMESH_HOME")
             started = boot_started_us(self.config.state, clock.wall_us())
             setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
-            apps = self._apps(own, supervisor)
-            node = self._node = Node(own, bus, apps, world, setting, metrics)
+            self._node = node = Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
             self._supervisor = supervisor
             self._show(metrics, node)
             follow = self._policy(node, own, rng.random)

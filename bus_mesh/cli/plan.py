@@ -175,6 +175,8 @@ def write_policy_settings(home: Path, bus: str, port: int) -> Path:
         "bus": _way_in(bus),
         "identity": "identity",
         "signer": str(home),
+        "issuer": str(home),
+        "users": str(home / "nats"),
         "state": "state",
         "initial": str(home / "policy"),
         "http": f"127.0.0.1:{port}",

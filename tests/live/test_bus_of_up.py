@@ -121,6 +121,25 @@ def test_a_node_admitted_by_hand_finds_the_bus_and_joins(shop: Up) -> None:
             agent.terminate()
 
 
+def test_a_node_joins_by_token_and_is_put_out_again(shop: Up) -> None:
+    token = shop.busmesh("token", "create", "node-d", "--serve", "prices", "--call-as", "cli")
+    assert token.returncode == 0, token.stderr
+    file = shop.home / "node-d" / "node.yaml"
+    file.parent.mkdir()
+    way = f"{{url: {shop.ready['bus']}, credentials: identity/bus.creds, tls: {{ca: identity/ca.pem}}}}"
+    file.write_text(f"mesh: dev\nnode: node-d\nbus: {way}\nhttp: off\nsocket: agent.sock\nstate: state\n")
+
+    command = [*BUSMESH, "agent", "-c", str(file), "--join", token.stdout.strip()]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as agent:
+        try:
+            assert eventually(lambda: "node-d" in shop.busmesh("get", "nodes").stdout)
+            assert shop.busmesh("node", "revoke", "node-d", "--wait").returncode == 0
+            assert eventually(lambda: "node-d" not in shop.busmesh("get", "nodes").stdout)
+            assert "revoked" in shop.busmesh("node", "list").stdout
+        finally:
+            agent.terminate()
+
+
 def test_a_server_killed_with_9_comes_back_on_its_port_and_calls_go_on(tmp_path: Path) -> None:
     with Up(tmp_path / "home", "--demo", "--load", "0") as up:
         server, port = server_of(up), ports(up)
