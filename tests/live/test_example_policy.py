@@ -23,8 +23,15 @@ FENCE = re.compile(r"^```sh (run|denied|refused)\n(.*?)^```$", re.MULTILINE | re
 GET = ("call", "orders", "get", '{"id": "1"}')
 
 
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("policy") / "home", "--demo") as up:
+        yield up
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Up]:
+def own_shop(tmp_path: Path) -> Iterator[Up]:
+    """A shop whose processes a test may kill."""
     with Up(tmp_path / "home", "--demo") as up:
         yield up
 
@@ -93,22 +100,22 @@ def _applied_ms(up: Up) -> list[float]:
     return [line["took_ms"] for line in lines if line.get("event") == "policy in force"]
 
 
-def test_calls_and_restarts_need_no_policy_agent_and_its_return_brings_all_in_sync(shop: Up) -> None:
-    with Frozen(shop.ready["policy"]["pid"]) as frozen:
-        victim = shop.ready["nodes"]["node-b"]["pid"]
-        assert shop.busmesh(*GET).returncode == 0
+def test_calls_and_restarts_need_no_policy_agent_and_its_return_brings_all_in_sync(own_shop: Up) -> None:
+    with Frozen(own_shop.ready["policy"]["pid"]) as frozen:
+        victim = own_shop.ready["nodes"]["node-b"]["pid"]
+        assert own_shop.busmesh(*GET).returncode == 0
         os.kill(victim, signal.SIGKILL)
 
-        assert eventually(lambda: _pid(shop, "node-b") not in (0, victim))
-        assert eventually(lambda: _state(shop, "node-b") == "stale", 20.0)
-        assert _number(shop, "node-b") == 1  # from its disk: nobody was there to ask
-        assert shop.call("orders", "get", '{"id": "1"}', "--socket", shop.ready["nodes"]["node-b"]["socket"])
-        assert eventually(lambda: _state(shop, "node-a") == "stale", 20.0)
+        assert eventually(lambda: _pid(own_shop, "node-b") not in (0, victim))
+        assert eventually(lambda: _state(own_shop, "node-b") == "stale", 20.0)
+        assert _number(own_shop, "node-b") == 1  # from its disk: nobody was there to ask
+        assert own_shop.call("orders", "get", '{"id": "1"}', "--socket", own_shop.ready["nodes"]["node-b"]["socket"])
+        assert eventually(lambda: _state(own_shop, "node-a") == "stale", 20.0)
         frozen.kill()
 
-    assert eventually(lambda: _state(shop, "node-a") == _state(shop, "node-b") == "fresh", 20.0)
-    assert shop.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
-    assert shop.busmesh("status").returncode == 0
+    assert eventually(lambda: _state(own_shop, "node-a") == _state(own_shop, "node-b") == "fresh", 20.0)
+    assert own_shop.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
+    assert own_shop.busmesh("status").returncode == 0
 
 
 class Frozen:
@@ -151,8 +158,8 @@ def _number(up: Up, node: str) -> object:
     return _ready(up, node).get("policy")
 
 
-def test_a_second_policy_agent_takes_over_when_the_first_is_killed(shop: Up) -> None:
-    config = shop.home / "control" / "policy.yaml"
+def test_a_second_policy_agent_takes_over_when_the_first_is_killed(own_shop: Up) -> None:
+    config = own_shop.home / "control" / "policy.yaml"
     second = config.with_name("second.yaml")
     second.write_text(re.sub(r"http: .*", "http: off", config.read_text()))
     command = [sys.executable, "-m", "bus_mesh.cli", "policy-agent", "-c", str(second)]
@@ -174,12 +181,12 @@ def test_a_second_policy_agent_takes_over_when_the_first_is_killed(shop: Up) -> 
     try:
         assert standing.wait(15), lines
         for _ in range(20):  # its own supervisor starts the first one again: whoever is quicker gets the lock
-            os.kill(json.loads((shop.home / "up.json").read_text())["policy"]["pid"], signal.SIGKILL)
+            os.kill(json.loads((own_shop.home / "up.json").read_text())["policy"]["pid"], signal.SIGKILL)
             if office.wait(2.0):
                 break
-            assert eventually(lambda: json.loads((shop.home / "up.json").read_text())["policy"]["pid"] != 0)
+            assert eventually(lambda: json.loads((own_shop.home / "up.json").read_text())["policy"]["pid"] != 0)
         assert office.is_set(), lines
-        assert shop.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
+        assert own_shop.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
     finally:
         process.kill()
         process.communicate()
