@@ -244,7 +244,7 @@ class Desk:
     def _acks(self, arguments: Arguments, asked: Asked) -> Arguments:
         number = self.bundle.number if self.bundle is not None else 0
         acks, rows = dict(self.acks), []
-        for node in sorted({*acks, *asked.ages_us}):
+        for node in sorted({*acks, *asked.ages_us}.difference(self.revoked.nodes)):  # nobody waits for who is out
             ack = acks.get(node) or Ack(node, 0, "", 0, 0)
             age_us = asked.ages_us.get(node, max(0, asked.now_us - ack.at_us))
             live = asked.ages_us.get(node, LIVE_US) < LIVE_US

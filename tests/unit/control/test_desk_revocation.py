@@ -143,3 +143,10 @@ def test_what_is_no_name_is_not_revoked(desks: Desks, name: str) -> None:
         desks.do("revoke", node=name)
     with pytest.raises(InvalidArgument):
         desks.do("revoke_operator", name=name)
+
+
+def test_nobody_waits_for_a_node_that_is_out(desks: Desks) -> None:
+    desks.ages_us = {"node-b": 5, "node-c": 7}
+    desks.do("revoke", node="node-c")
+
+    assert [row["node"] for row in desks.ask("acks")["acks"]] == ["node-b"]
