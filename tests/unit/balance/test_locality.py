@@ -76,6 +76,13 @@ def test_somebody_is_chosen_whenever_somebody_is_fit_and_only_who_is(
     assert {it.id for it in chosen} <= {f"near{n}" for n in range(near[0])} | {f"far{n}" for n in range(far[0])}
 
 
+def test_a_roll_of_the_share_itself_goes_far() -> None:
+    half = levels((1, 4), (4, 4), 50.0)
+
+    assert stays_near(half, 0.5 - 2**-53)
+    assert not stays_near(half, 0.5)
+
+
 def test_a_bound_of_0_stays_near_while_one_is_fit() -> None:
     assert stays_near(levels((1, 100), (5, 5), 0.0), 0.999)
 

@@ -101,6 +101,7 @@ def test_a_ring_that_changed_is_the_ring_that_is_made_anew(history: list[set[str
         changed.place(those)
 
     assert changed.pick(key, 0) is ring_of(those[::-1]).pick(key, 0), "in any order, and the very objects of the last"
+    assert repr(changed) == f"Ring(instances={len(those)}, points={POINTS * len(those)})"
 
 
 def test_an_empty_ring_picks_nobody() -> None:

@@ -148,6 +148,13 @@ def test_who_belongs_to_a_subset(version: str, name: str, fit: bool) -> None:
     assert fits(member("a", version, track="canary"), name) is fit
 
 
+def test_a_roll_on_a_border_is_the_next_subset_s() -> None:
+    halves = subsets({"1": 7, "2": 7}, {"1", "2"})
+
+    assert said(halves.choose(None, lambda: 0.5 - 2**-53)) == (["1"], None)
+    assert said(halves.choose(None, lambda: 0.5)) == (["2"], None)
+
+
 def test_an_instance_can_be_in_several_subsets() -> None:
     both = member("both", "1.0", track="canary")
     chosen = Split({"1": 1, "track=canary": 1}).subsets([both])
