@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
+from bus_mesh.balance.ewma import PeakEwma
 from bus_mesh.protocol.frames import Method
 
 P = TypeVar("P")
@@ -66,16 +67,18 @@ class OfferLike(Protocol):
 class Member(Generic[P]):
     """One instance that can be called, the same object as long as it lives.
 
-    `inflight` counts the calls that this agent has sent it directly.
+    `inflight` counts the calls that this agent has sent it directly, `others` what was in flight there besides them
+    when it last said so.
     """
 
-    __slots__ = ("id", "inflight", "labels", "load", "node", "peer", "service", "state", "version")
+    __slots__ = ("id", "inflight", "labels", "latency", "load", "node", "others", "peer", "service", "state", "version")
 
     def __init__(self, node: str, peer: P, service: str, instance: InstanceLike) -> None:
         self.node = node
         self.service = service
         self.id = instance.id
         self.inflight = 0
+        self.latency = PeakEwma()
         self.renew(peer, instance)
 
     def __repr__(self) -> str:
@@ -87,7 +90,13 @@ class Member(Generic[P]):
         self.version = instance.version
         self.labels = instance.labels
         self.state = instance.state
-        self.load = instance.load
+        self.report(instance.load)
+
+    def report(self, load: int) -> None:
+        """Take over how many calls it says it has in flight; with an answer, once that call is off `inflight`."""
+        self.load = load
+        # Our own calls are counted as they start and end; only the rest is remembered, so our own burst shows at once.
+        self.others = max(load - self.inflight, 0)
 
 
 class View(Generic[P]):

@@ -1,6 +1,7 @@
 """Which instance gets a call that does not go to the broker's queue group. Pure: randomness is handed in."""
 
 from collections.abc import Callable, Sequence
+from math import log
 from typing import Any, Self, TypeVar
 
 from bus_mesh.balance.directory import Member
@@ -51,7 +52,18 @@ class Picker:
         def pick(members: Sequence[Any]) -> Any:
             first = draw(len(members))
             second = draw(len(members) - 1)
-            a, b = members[first], members[second + (second >= first)]
-            return a if a.inflight <= b.inflight else b
+            return less_busy(members[first], members[second + (second >= first)])
 
         return cls("least_request", pick)
+
+
+def less_busy(a: M, b: M) -> M:
+    """Return who has the lower average latency × (calls in flight + 1); `a` when they are equal.
+
+    While one of the two has never answered, calls in flight decide alone: a newcomer is neither flooded nor shunned.
+    """
+    calls_a, calls_b = a.inflight + a.others + 1, b.inflight + b.others + 1
+    level_a, level_b = a.latency.level, b.latency.level
+    if level_a is None or level_b is None:
+        return a if calls_a <= calls_b else b
+    return a if level_a + log(calls_a) <= level_b + log(calls_b) else b
