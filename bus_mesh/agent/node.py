@@ -145,7 +145,8 @@ class Node:
             self._changed,
             self._distrust,
         )
-        self._parts = Parts(self._meter, self.denials.note, self.directory, self.watch.ask, world.jitter)
+        told = self.watch.ask, world.jitter, metrics.retries.add
+        self._parts = Parts(self._meter, self.denials.note, self.directory, *told)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
@@ -358,8 +359,7 @@ class Node:
     def _route(self, service: str, method: str) -> Route:
         policy = self._policy
         chosen = picker(policy.balance(service), self._picker_draw)
-        signed = policy.signed(service, method)
-        path = outbound(self._parts, self.access, chosen, service, method, signed=signed)
+        path = outbound(self._parts, self.access, chosen, service, method, policy)
         return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
 
     def _unfit(self, app: str) -> MeshError | None:

@@ -7,7 +7,7 @@ policy, never interpreted per call.
 """
 
 from collections.abc import Callable
-from typing import Generic
+from typing import Final, Generic
 
 from bus_mesh.balance.directory import Directory, P
 from bus_mesh.balance.pick import Picker
@@ -18,8 +18,14 @@ from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.gates.measure import Measure, Meter
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
+from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access, Verdict
+from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.models import Balance as Way
+from bus_mesh.resilience.budget import RetryBudget
+
+MOST_BUDGETS: Final = 4096
+"""Services whose retries are counted apart."""
 
 
 class Parts(Generic[P]):
@@ -32,17 +38,29 @@ class Parts(Generic[P]):
         directory: Directory[P],
         ask: Callable[[str], None],
         jitter: Callable[[], float],
+        retried: Callable[[str], None] = lambda result: None,
     ) -> None:
         self.meter = meter
         self.denied = denied
         self.directory = directory
         self.ask = ask
         self.jitter = jitter
+        self.retried = retried
         self.waiting = Waiting()
+        self._budgets: dict[str, tuple[traffic.Budget, RetryBudget]] = {}
 
     def meters(self, side: str, service: str, method: str) -> Callable[[str], Meter]:
         """Return who hands out the meter of one caller of one method."""
         return lambda caller: self.meter(side, service, method, caller)
+
+    def budget(self, service: str, policy: traffic.Budget) -> RetryBudget:
+        """Return the budget for the retries to a service: it outlives paths, and begins anew with another policy."""
+        held = self._budgets.get(service)
+        if held is None or held[0] != policy:
+            if len(self._budgets) >= MOST_BUDGETS:
+                self._budgets.clear()
+            held = self._budgets[service] = policy, RetryBudget(policy)
+        return held[1]
 
 
 def picker(way: Way, draw: Callable[[int], int]) -> Picker | None:
@@ -55,16 +73,17 @@ def picker(way: Way, draw: Callable[[int], int]) -> Picker | None:
 
 
 def outbound(
-    parts: Parts[P], access: Access, chosen: Picker | None, service: str, method: str, *, signed: bool = False
+    parts: Parts[P], access: Access, chosen: Picker | None, service: str, method: str, policy: PolicySet = NO_POLICY
 ) -> Path:
-    """From a local app to the bus; `signed` has the outbox sign what it seals."""
+    """From a local app to the bus."""
+    retry, budget = policy.retry(service, method), parts.budget(service, policy.budget(service))
     return Path(
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, parts.denied, "outbound"),  # once per call, and before any search on the bus
-        Retry(parts.jitter),  # each try passes everything below
+        Retry(retry, budget, parts.jitter, parts.retried),  # each try passes everything below
         Balance(parts.directory, parts.waiting, parts.ask, chosen),  # from here on the call has a target
-        signed=signed,
+        signed=policy.signed(service, method),  # has the outbox sign what it seals
     )
 
 

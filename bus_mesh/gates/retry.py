@@ -1,50 +1,62 @@
-"""When a failed try is made again: what is idempotent, or provably did not run, and only elsewhere.
+"""Has a failed try made again: what is idempotent, or provably did not run, and only elsewhere.
 
-A try that an instance refused because it is leaving, or was never addressed to it, costs nothing and is not counted
-against the tries; the number of such moves is bounded all the same, so that no call wanders for ever.
+How often and after how long is policy's; whether it may be is `resilience/retryable.py`'s. Retries, and not the moves
+from instances that are leaving, come out of a budget for all calls of this agent to the service.
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from bus_mesh.gates.gate import Again, Flight, Gate
-from bus_mesh.protocol.call import Origin, Outcome
-from bus_mesh.protocol.errors import Code, Ran
+from bus_mesh.policy import traffic
+from bus_mesh.protocol.call import Outcome
+from bus_mesh.resilience.backoff import pause
+from bus_mesh.resilience.budget import RetryBudget
+from bus_mesh.resilience.retryable import Next, after
 
-TRIES: Final = 3
-"""Tries of an idempotent call, the first one included."""
-MOVES: Final = 8
-"""How often a call may be moved on from instances that did not run it."""
-PAUSE: Final = 0.025
-"""Seconds before the second try, doubled for each one after it; the pause is drawn between none and this."""
-
-_UNAVAILABLE: Final = int(Code.UNAVAILABLE)
-_MOVED: Final = frozenset({"DRAINING", "INSTANCE_GONE", "NOT_A_RECIPIENT"})
-_HERE_FOR_GOOD: Final = frozenset({"BUS_STALLED"})
+_STANDS = Next.STANDS
+_MOVES = Next.MOVES
 
 
 class Retry(Gate):
-    """Has a call tried again where that is right. `jitter()` draws from 0.0 to 1.0."""
+    """Has a call tried again where that is right.
+
+    `jitter()` draws from 0.0 to 1.0; `retried(result)` counts a retry that was `spent`, or `refused` by the budget.
+    """
 
     failures_only = True
 
-    def __init__(self, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: traffic.Retry,
+        budget: RetryBudget,
+        jitter: Callable[[], float],
+        retried: Callable[[str], None] = lambda result: None,
+    ) -> None:
+        self._policy = policy
+        self._budget = budget
         self._jitter = jitter
+        self._retried = retried
+
+    def enter(self, call: Flight, now: float) -> None:
+        """Count the call: the budget is a share of all of them."""
+        self._budget.note_call(now)
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
         """Ask for another try, or let the outcome stand."""
-        if outcome.code != _UNAVAILABLE or outcome.final or outcome.origin is Origin.FURTHER:
-            return None
-        if outcome.reason in _HERE_FOR_GOOD:
+        tries = self._policy.tries
+        follows = after(outcome, idempotent=call.idempotent, attempt=call.attempt, moves=call.moves, tries=tries)
+        if follows is _STANDS:
             return None
         if outcome.instance is not None:
             call.avoid = (*call.avoid, outcome.instance)
-        if outcome.ran is Ran.NO and outcome.reason in _MOVED:
+        if follows is _MOVES:
             call.moves += 1
-            return Again() if call.attempt <= MOVES else None
-        known_not_run = outcome.ran is Ran.NO and outcome.origin is Origin.TARGET
-        tries = call.attempt - call.moves
-        if (call.idempotent or known_not_run) and tries < TRIES:
-            pause = PAUSE * 2 ** (tries - 1) * self._jitter()
-            return Again(pause) if now + pause < call.deadline else None
-        return None
+            return Again()
+        wait = pause(self._policy, call.attempt - call.moves, self._jitter(), now, call.deadline)
+        if wait is None:
+            return None
+        if not self._budget.take(now):
+            self._retried("refused")
+            return None
+        self._retried("spent")
+        return Again(wait)

@@ -7,9 +7,13 @@ from typing import Final
 from bus_mesh.policy.load import PolicyError
 from bus_mesh.policy.models import Balance, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
+from bus_mesh.policy.traffic import Budget, Off, Retry
 from bus_mesh.policy.units import CALL_LONGEST
 
 __all__ = ["NO_POLICY", "PolicySet", "ServicePolicy"]
+
+_RETRY: Final = Retry()
+_ONE_TRY: Final = Retry(tries=1)
 
 
 class ServicePolicy:
@@ -18,12 +22,15 @@ class ServicePolicy:
     __slots__ = (
         "_envelopes",
         "_idempotent",
+        "_retries",
         "_timeouts",
         "balance",
+        "budget",
         "document",
         "envelope",
         "longest",
         "name",
+        "retry_of_service",
         "timeout_of_service",
     )
 
@@ -38,6 +45,11 @@ class ServicePolicy:
         self.timeout_of_service = traffic.timeout
         self._timeouts = {name: method.timeout or traffic.timeout for name, method in document.methods.items()}
         self._idempotent = {name: method.idempotent for name, method in document.methods.items()}
+        self.budget = traffic.budget or mesh.traffic.budget or Budget()
+        self.retry_of_service = _retry(traffic.retry or mesh.traffic.retry)
+        self._retries = {
+            name: _retry(method.retry) for name, method in document.methods.items() if method.retry is not None
+        }
         self.envelope = document.envelope or mesh.envelope
         self._envelopes = {name: method.envelope or self.envelope for name, method in document.methods.items()}
 
@@ -48,6 +60,10 @@ class ServicePolicy:
     def idempotent(self, method: str) -> bool | None:
         """Tell whether policy calls the method idempotent; None leaves it to the contract."""
         return self._idempotent.get(method)
+
+    def retry(self, method: str) -> Retry:
+        """Return how often a call is tried: the method's word, the service's, the mesh's."""
+        return self._retries.get(method, self.retry_of_service)
 
     def signed(self, method: str) -> bool:
         """Tell whether calls to the method and their answers are signed: its own word, the service's, the mesh's."""
@@ -118,6 +134,16 @@ class PolicySet:
         policy = self.services.get(service)
         return self.mesh.envelope == "signed" if policy is None else policy.signed(method)
 
+    def retry(self, service: str, method: str) -> Retry:
+        """Return how often a call is tried, and after which pauses."""
+        policy = self.services.get(service)
+        return _retry(self.mesh.traffic.retry) if policy is None else policy.retry(method)
+
+    def budget(self, service: str) -> Budget:
+        """Return how many retries there may be to all calls of an agent to the service."""
+        policy = self.services.get(service)
+        return (self.mesh.traffic.budget or Budget()) if policy is None else policy.budget
+
     def balance(self, service: str) -> Balance:
         """Return how the instance for a call is chosen."""
         policy = self.services.get(service)
@@ -125,6 +151,13 @@ class PolicySet:
 
     def __repr__(self) -> str:
         return f"PolicySet(number {self.number}, {len(self.documents)} documents)"
+
+
+def _retry(said: Retry | Off | None) -> Retry:
+    """Return what a document says of retries; `off` is one try, and moves from who is leaving all the same."""
+    if said is None:
+        return _RETRY
+    return said if isinstance(said, Retry) else _ONE_TRY
 
 
 def _twice(first: PolicyDocument, second: PolicyDocument) -> Problem:

@@ -198,7 +198,7 @@ class _Ways(Document):
 class Traffic(_Ways):
     """How calls to a service travel."""
 
-    LATER = frozenset(("retry", "budget", "breaker", "limit", "rate", "locality", "split", "fault", "mirror"))
+    LATER = frozenset(("breaker", "limit", "rate", "locality", "split", "fault", "mirror"))
 
     longest_timeout: Timeout | None = None
     """Seconds that no call may exceed; None leaves it to the Mesh document."""
@@ -210,7 +210,7 @@ class Traffic(_Ways):
 class Method(_Ways):
     """What differs for one method."""
 
-    LATER = frozenset(("retry", "breaker", "limit", "rate", "fault", "mirror", "balance", "expose", "tap"))
+    LATER = frozenset(("breaker", "limit", "rate", "fault", "mirror", "balance", "expose", "tap"))
 
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""

@@ -166,6 +166,8 @@ class Metrics:
         """Calls denied, by rule."""
         self.attempts = Counter()
         """Tries of calls, by outcome."""
+        self.retries = Counter()
+        """Retries, by whether they were spent or refused by the budget."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._readings: list[Reading] = []
         self.registry.register(_Collector(self, self._readings, version))
@@ -205,6 +207,7 @@ class _Collector(Collector):
         yield _counts("envelope_failures", "Envelopes dropped or refused.", "reason", metrics.envelope_failures.values)
         yield _counts("denied", "Calls denied by policy.", "rule", metrics.denied.values)
         yield _counts("client_attempts", "Tries of calls.", "outcome", metrics.attempts.values)
+        yield _counts("retries", "Retries spent, or refused by the budget.", "result", metrics.retries.values)
         build = GaugeMetricFamily("busmesh_build_info", "The running version.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build

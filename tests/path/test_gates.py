@@ -12,7 +12,8 @@ from bus_mesh.gates.authorise import Authorise
 from bus_mesh.gates.balance import FIND_PATIENCE, Balance, Waiting
 from bus_mesh.gates.deadline import Deadline
 from bus_mesh.gates.gate import Again, Flight, Path, Refuse, Stage, Wait
-from bus_mesh.gates.retry import MOVES, TRIES, Retry
+from bus_mesh.gates.retry import Retry
+from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.load import parse
@@ -28,6 +29,8 @@ from bus_mesh.protocol.errors import (
     Ran,
     ResourceExhausted,
 )
+from bus_mesh.resilience.budget import RetryBudget
+from bus_mesh.resilience.retryable import MOVES
 
 POLICY = """
 kind: Service
@@ -91,7 +94,8 @@ def test_a_call_travels_in_this_order(directory: Directory[str]) -> None:
 def test_a_signature_is_asked_for_last_and_only_where_policy_says_so(directory: Directory[str]) -> None:
     parts = Parts(lambda *names: Meter(), lambda rule, audited: None, directory, lambda service: None, lambda: 0.5)
 
-    out = outbound(parts, access(), None, "orders", "get", signed=True)
+    signed = PolicySet.of(parse("kind: Mesh\nenvelope: signed\n", "mesh.yaml"))
+    out = outbound(parts, access(), None, "orders", "get", signed)
     into = inbound(parts, access(), "orders", "get", signed=True)
 
     assert (out.signed, outbound(parts, access(), None, "orders", "get").signed) == (True, False)
@@ -157,10 +161,17 @@ def outcome(error: MeshError, origin: Origin = Origin.TARGET, instance: str | No
     return made
 
 
+TRIES = traffic.Retry().tries
+
+
+def retry(policy: traffic.Retry | None = None, budget: traffic.Budget | None = None) -> Retry:
+    return Retry(policy or traffic.Retry(), RetryBudget(budget or traffic.Budget()), lambda: 0.5)
+
+
 def again(error: MeshError, *, idempotent: bool = False, attempt: int = 1, origin: Origin = Origin.TARGET) -> bool:
     call = flight()
     call.idempotent, call.attempt = idempotent, attempt
-    return isinstance(Retry(lambda: 0.5).leave(call, outcome(error, origin), 0.0), Again)
+    return isinstance(retry().leave(call, outcome(error, origin), 0.0), Again)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +197,33 @@ def test_only_what_is_idempotent_or_did_not_run_is_tried_again(tried_again: bool
     assert case() is tried_again
 
 
+def test_retries_of_all_calls_to_a_service_come_out_of_one_budget() -> None:
+    gate = retry(budget=traffic.Budget.model_validate({"ratio": 0.5, "floor_per_second": 0, "window": "10s"}))
+    lost, moved = outcome(OutcomeUnknown("lost")), outcome(Draining("", ran=Ran.NO))
+    calls = [flight() for _ in range(10)]
+    for call in calls:
+        call.idempotent = True
+        gate.enter(call, 0.0)
+
+    assert [isinstance(gate.leave(call, lost, 0.0), Again) for call in calls] == [True] * 5 + [False] * 5
+    assert isinstance(gate.leave(calls[9], moved, 0.0), Again)  # a move costs nothing
+
+
+def test_policy_says_how_often_and_how_soon_a_call_is_tried_again() -> None:
+    call = flight()
+    call.idempotent = True
+    lost = outcome(OutcomeUnknown("lost"))
+
+    said = retry(traffic.Retry.model_validate({"tries": 2, "pause": "400ms"})).leave(call, lost, 0.0)
+    assert isinstance(said, Again)
+    assert said.pause == 0.2
+    assert retry(traffic.Retry(tries=1)).leave(call, lost, 0.0) is None
+    assert isinstance(retry(traffic.Retry(tries=1)).leave(call, outcome(Draining("", ran=Ran.NO)), 0.0), Again)
+
+
 def test_a_try_goes_elsewhere() -> None:
     call = flight()
-    Retry(lambda: 0.5).leave(call, outcome(Draining("", ran=Ran.NO), instance="i7"), 0.0)
+    retry().leave(call, outcome(Draining("", ran=Ran.NO), instance="i7"), 0.0)
 
     assert call.avoid == ("i7",)
 

@@ -9,7 +9,7 @@ from path_world import App, Caller, Message, Serving, at
 from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.balance import FIND_PATIENCE
 from bus_mesh.gates.gate import Flight, Path
-from bus_mesh.gates.retry import TRIES
+from bus_mesh.policy.traffic import Retry
 from bus_mesh.protocol.errors import Ran
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Refused, Reply
 
@@ -125,7 +125,7 @@ def test_moves_are_not_counted_as_tries(one: Serving, two: Serving, app: App) ->
         (call,) = calls(serving, messages)
         caller.answered(serving, failed(call.id, "UNAVAILABLE", "maybe", call.head["instance"]))  # type: ignore[index]
 
-    assert tries == TRIES
+    assert tries == Retry().tries
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,10 @@ def test_empty_text_and_empty_documents_are_no_documents() -> None:
         ("traffic: {timeout: 20m}", "shop.yaml:3: traffic.timeout: 20m is not within 1ms and 10m"),
         ("traffic: {timeout: 0s}", "shop.yaml:3: traffic.timeout: 0ms is not within 1ms and 10m"),
         (
-            "traffic:\n  retry: {tries: 3}",
-            "shop.yaml:4: traffic.retry: is documented, but not yet enforced by this version",
+            "traffic:\n  breaker: {failures: 3}",
+            "shop.yaml:4: traffic.breaker: is documented, but not yet enforced by this version",
         ),
-        ("methods:\n  a:\n    retry: off", "shop.yaml:5: methods.a.retry: is documented, but not yet enforced"),
+        ("methods:\n  a:\n    breaker: off", "shop.yaml:5: methods.a.breaker: is documented, but not yet enforced"),
         ("envelope: open", "shop.yaml:3: envelope: must be 'sealed' or 'signed', not 'open'"),
         ("expose: micro", "shop.yaml:3: expose: is documented, but not yet enforced by this version"),
         ("traffic: {balance: {hash: key}}", "shop.yaml:3: traffic.balance: hash is documented, but not yet enforced"),
