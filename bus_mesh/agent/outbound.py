@@ -197,15 +197,21 @@ class Outbound:
         else:
             self.stray(peer, frame)
 
-    def refused(self, peer: Peer, frame: Refused, now: float) -> None:
-        """Place the calls of a queue-mode envelope anew that reached somebody it was not addressed to."""
+    def refused(self, peer: Peer, frame: Refused, now: float) -> set[str]:
+        """Place the calls of a queue-mode envelope anew that reached somebody it was not addressed to.
+
+        Returns the services that this peer serves and this agent did not know it to.
+        """
+        services: set[str] = set()
         sent = self._outbox.sent.get(frame.counter)
         if sent is None or not sent.hash or sent.hash != frame.hash:
-            return
+            return services
         for flight in self._unanswered(sent):
             if flight.service in peer.certificate.serve:
+                services.add(flight.service)
                 error = NotARecipient("the broker chose an instance that this node did not know yet", ran=Ran.NO)
                 self._over(flight, Outcome.refusal(error), now)
+        return services
 
     def nobody(self, counter: int, now: float) -> list[Flight]:
         """Take in the broker's word that nobody got an envelope; return the calls that it held."""

@@ -174,7 +174,8 @@ class Receiver:
             case Cancel():
                 self._inbound.cancel(peer, frame.id, now)
             case Refused():
-                self._outbound.refused(peer, frame, now)
+                for service in self._outbound.refused(peer, frame, now):
+                    self._watch.ask(service)  # or every further call is refused, and few of those are told
             case _:
                 self._dropped("WRONG_KIND")
 

@@ -4,6 +4,7 @@ An agent follows only the services that its apps call, so announcements reach th
 announcement passes the keyring first: signature, chain, budget, order.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import count
 from typing import Any, Final
@@ -17,7 +18,7 @@ from bus_mesh.protocol.subjects import Subjects
 FIND_PAUSE: Final = 0.25
 """Seconds before the same question is asked again."""
 ANSWERS_PER_SECOND: Final = 10.0
-"""Answers to one asker's finds; more are dropped."""
+"""Answers to one asker's finds; one that comes sooner is put off, with all that come meanwhile."""
 _FIRST_ASK: Final = 1 << 63
 
 
@@ -50,6 +51,7 @@ class Watch:
         self._following: dict[str, Subscription] = {}
         self._questions: dict[int, str] = {}
         self._answered: dict[str, float] = {}
+        self._put_off: set[str] = set()
         self.document = b""
         """This node's own announcement, as it goes to whoever asks."""
         self.watchers: list[Callable[[Announcement], None]] = []
@@ -107,12 +109,25 @@ class Watch:
         if accepted is None:
             return
         peer, now = accepted.peer, self._clock().monotonic
-        if self._answered.get(peer.node, 0.0) > now:
+        until = self._answered.get(peer.node, 0.0)
+        if until > now:
+            # Put off, never dropped: who asks for two services at once must not go without the second answer.
+            if peer.node not in self._put_off:
+                self._put_off.add(peer.node)
+                self._spawn(self._answer_later(peer, until - now))
             return
+        self._answer(peer, now)
+
+    def _answer(self, peer: Peer, now: float) -> None:
         if len(self._answered) > 4096:
             self._answered = {node: until for node, until in self._answered.items() if until > now}
         self._answered[peer.node] = now + 1 / ANSWERS_PER_SECOND
         self._bus.publish(self._subjects.inbox(peer.node, peer.boot), self.document)
+
+    async def _answer_later(self, peer: Peer, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._put_off.discard(peer.node)
+        self._answer(peer, self._clock().monotonic)
 
     def learn(self, data: bytes, claimed: str | None = None) -> Accepted | None:
         """Take in an announcement, wherever it came from; None when it is not to be trusted."""
