@@ -40,10 +40,11 @@ _GO: Final = Entry.GO
 class ConcurrencyLimit(Generic[C]):
     """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds."""
 
-    __slots__ = ("_concurrency", "_late", "_most_waiting", "_since", "_turn", "_waiting", "running")
+    __slots__ = ("_late", "_most_waiting", "_since", "_turn", "_waiting", "concurrency", "running")
 
     def __init__(self, policy: traffic.Limit) -> None:
-        self._concurrency = policy.concurrency
+        self.concurrency = policy.concurrency
+        """Places that there are."""
         self._most_waiting = policy.queue
         self.running = 0
         """Places that are taken."""
@@ -53,7 +54,7 @@ class ConcurrencyLimit(Generic[C]):
         self._since = 0.0
 
     def __repr__(self) -> str:
-        return f"ConcurrencyLimit(running={self.running}/{self._concurrency}, waiting={len(self._waiting)})"
+        return f"ConcurrencyLimit(running={self.running}/{self.concurrency}, waiting={len(self._waiting)})"
 
     @property
     def waiting(self) -> int:
@@ -62,9 +63,9 @@ class ConcurrencyLimit(Generic[C]):
 
     def enter(self, call: C, now: float, deadline: float) -> Entry:
         """Give the call a place, let it wait for one, or refuse it."""
-        if self.running < self._concurrency:
+        if self.running < self.concurrency:
             self.running += 1
-            if self.running == self._concurrency:
+            if self.running == self.concurrency:
                 self._since = now
             return _GO
         waiting = len(self._waiting)
@@ -90,7 +91,7 @@ class ConcurrencyLimit(Generic[C]):
             if call in self._late:
                 self._late.remove(call)
                 return None
-        if self.running == self._concurrency:
+        if self.running == self.concurrency:
             self._learn(now)
             while self._waiting:
                 waiter, deadline = self._waiting.popitem(last=False)
