@@ -17,6 +17,7 @@ from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Keyring, Now, Opened, Peer, own_identity
 from bus_mesh.identity.keys import NodeKey
+from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.load import parse
@@ -169,8 +170,16 @@ class Serving:
 class Caller(Side):
     """The agent of apps that call `orders`."""
 
-    def __init__(self, *served_by: Serving, picker: Picker | None = None, max_payload: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        *served_by: Serving,
+        picker: Picker | None = None,
+        max_payload: int = 1 << 20,
+        retry: traffic.Retry | None = None,
+    ) -> None:
         super().__init__(ring("caller", call_as=("web", "cart")), max_payload)
+        policy = f"{POLICY}traffic: {{retry: {{tries: {retry.tries}}}}}\n" if retry is not None else POLICY
+        self.policy = PolicySet.of(parse(policy, "policy"))
         self.picker = picker
         self.tried: list[str] = []
         self.outbound = Outbound(
@@ -181,7 +190,8 @@ class Caller(Side):
             self.learn(serving, serving.keyring.own.node + "-1")
 
     def _route(self, service: str, method: str) -> Route:
-        return Route(outbound(self.parts, self.access, self.picker, service, method), None, None, 600.0)
+        path = outbound(self.parts, self.access, self.picker, service, method, self.policy)
+        return Route(path, None, None, 600.0)
 
     def learn(self, serving: Serving, *ids: str, state: str = "up") -> Peer:
         """Hear what a node announces, and let it hear who we are."""
