@@ -37,6 +37,7 @@ from bus_mesh.protocol.errors import (
     Unimplemented,
 )
 from bus_mesh_sdk._context import Context, current, options
+from bus_mesh_sdk._health import health
 from bus_mesh_sdk._mesh import Mesh
 from bus_mesh_sdk._service import Service, blocking, rpc
 from bus_mesh_sdk._serving import Serving
@@ -72,6 +73,7 @@ __all__ = [
     "Unimplemented",
     "blocking",
     "current",
+    "health",
     "options",
     "rpc",
 ]
