@@ -13,9 +13,10 @@ from bus_mesh.agent.outbox import Outbox
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
-from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import (
     Cancelled,
+    Code,
     Draining,
     FailedPrecondition,
     InstanceGone,
@@ -29,12 +30,15 @@ from bus_mesh.protocol.errors import (
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
 from bus_mesh.protocol.wheel import Wheel
+from bus_mesh.resilience.limit import ConcurrencyLimit
+from bus_mesh.resilience.shedding import Shedding
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
+_EXHAUSTED: Final = int(Code.RESOURCE_EXHAUSTED)
 _HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
 _KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
 
@@ -60,9 +64,25 @@ class Server(Protocol):
 
 
 class Instance:
-    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere."""
+    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
-    __slots__ = ("id", "inflight", "labels", "methods", "refusing", "service", "session", "state", "version")
+    `limits` are its places, by what they are for; `has_check` says that it can be asked whether it is well.
+    """
+
+    __slots__ = (
+        "has_check",
+        "id",
+        "inflight",
+        "labels",
+        "limits",
+        "methods",
+        "refusing",
+        "service",
+        "session",
+        "shedding",
+        "state",
+        "version",
+    )
 
     def __init__(
         self, id: str, service: str, version: str, labels: dict[str, str], methods: dict[str, Method], session: Server
@@ -76,6 +96,9 @@ class Instance:
         self.state = "joining"
         self.refusing = False
         self.inflight = 0
+        self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
+        self.shedding = Shedding()
+        self.has_check = False
 
     def __repr__(self) -> str:
         return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"
@@ -93,6 +116,10 @@ class Inbound:
         self._most = most_per_session
         self._paths: dict[tuple[str, str], Path] = {}
         self._by_source: dict[tuple[str, str, int], Flight] = {}
+        self.full: Callable[[Instance], None] = lambda instance: None
+        """Where it is told that an instance had no place for a call."""
+        self.stray: Callable[[Server, int, Fail | None], None] = lambda session, number, fail: None
+        """Where an answer goes that is none to a call from the bus; None stands for a REPLY."""
 
     def __repr__(self) -> str:
         return f"Inbound(calls={len(self._by_source)}, paths={len(self._paths)})"
@@ -150,10 +177,11 @@ class Inbound:
     # From an instance.
 
     def reply(self, session: Server, frame: Fields, now: float) -> None:
-        """Take in a REPLY; unknown ids (answered, cancelled, out of time) are ignored."""
+        """Take in a REPLY; those to calls that were answered, cancelled or out of time are ignored."""
         _, number, _, payload = frame
         flight = session.serving.pop(number, None)
         if flight is None:
+            self.stray(session, number, None)
             return
         instance: Instance = flight.target
         size = len(payload) + 256
@@ -165,13 +193,17 @@ class Inbound:
         self.driver.answer(flight, outcome, now)
 
     def fail(self, session: Server, frame: Fail, now: float) -> None:
-        """Take in a failure; unknown ids are ignored."""
+        """Take in a failure; those of calls that were answered, cancelled or out of time are ignored."""
         flight = session.serving.pop(frame.id, None)
-        if flight is not None:
-            outcome = Outcome.failure(frame, flight.target.id)
-            if (frame.head or {}).get("ran") != "no":
-                outcome.ran = Ran.YES
-            self.driver.answer(flight, outcome, now)
+        if flight is None:
+            self.stray(session, frame.id, frame)
+            return
+        outcome = Outcome.failure(frame, flight.target.id)
+        if (frame.head or {}).get("ran") != "no":
+            outcome.ran = Ran.YES
+        elif outcome.code == _EXHAUSTED and outcome.origin is not Origin.FURTHER:
+            self.full(flight.target)
+        self.driver.answer(flight, outcome, now)
 
     def lost(self, session: Server, now: float) -> None:
         """Tell the callers of a session that is gone: nobody knows whether their calls ran."""
@@ -187,6 +219,7 @@ class Inbound:
         instance: Instance = flight.target
         session = instance.session
         if len(session.serving) >= self._most:
+            self.full(instance)
             error = ResourceExhausted(f"{instance.id} has {self._most} calls in flight", ran=Ran.NO, retry_after=0.1)
             return Outcome.refusal(error)
         flight.try_id = number = session.next_number()

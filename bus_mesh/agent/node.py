@@ -7,12 +7,13 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
-from bus_mesh import __version__
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
+from bus_mesh.agent.groups import Groups
+from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound
 from bus_mesh.agent.local import Door
@@ -22,6 +23,7 @@ from bus_mesh.agent.path import Parts, inbound, outbound, picker
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, BusState
@@ -115,17 +117,22 @@ class Node:
 
     def _attend(self, world: World) -> None:
         """Make what apps, the policy agent and people are answered by."""
-        own, bus = self.own, self.bus
+        own, bus, changed = self.own, self.bus, self.announcer.changed
+        told = self.now, self.spawn, self.metrics, self._limited
+        groups = Groups(bus, self.subjects, self.receiver, changed, *told)
+        checkups = Checkups(lambda service: self._policy.health(service), groups.checked, self.now)
         self.hosting = Hosting(
             bus,
             self.subjects,
-            self.receiver,
             self.watch,
             self.announcer,
+            groups,
+            checkups,
             lambda: f"{own.node}-{world.entropy(4).hex()}",
             self._setting.labels,
             self.spawn,
         )
+        self.inbound.full, self.inbound.stray = self.hosting.full, checkups.answered
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
         self.outbound.stray = self.control.answered
         self._console = Console(self, self.watch, lambda: world.clock().wall_us, self._certificate, self.spawn)
@@ -377,24 +384,11 @@ class Node:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)
         return peer.certificate if peer is not None else None
 
+    @property
+    def loaded(self) -> bool:
+        """Whether any policy is in force."""
+        return not self._policy.empty
+
     def status(self) -> dict[str, object]:
         """What `busmesh status` and `/readyz` tell of this agent."""
-        office = self.control.office
-        return {
-            "node": self.own.node,
-            "mesh": self.own.mesh,
-            "version": __version__,
-            "bus": self.bus.state.value,
-            "rtt_ms": round(self.bus.rtt * 1000, 3),
-            "policy": self.access.number,
-            "policy_loaded": not self._policy.empty,
-            "policy_state": self.freshness().value,
-            "policy_agent_key": office.key_id.hex() if office is not None else "",
-            "sessions": len(self.door.sessions),
-            "instances": len(self.announcer.instances),
-            "inflight": len(self.outbound.awaiting),
-            "serving": self.inbound.calls,
-            "draining": self.draining,
-            "revoked": self.barred is not None,
-            "cert_expires_us": self.own.certificate.not_after_us,
-        }
+        return status_of(self)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bus_mesh.policy.load import PolicyError
-from bus_mesh.policy.models import Balance, Mesh, PolicyDocument, Revocation, Service
+from bus_mesh.policy.models import Balance, Health, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy.traffic import Budget, Off, Retry
 from bus_mesh.policy.units import CALL_LONGEST
@@ -28,6 +28,7 @@ class ServicePolicy:
         "budget",
         "document",
         "envelope",
+        "health",
         "longest",
         "name",
         "retry_of_service",
@@ -50,6 +51,7 @@ class ServicePolicy:
         self._retries = {
             name: _retry(method.retry) for name, method in document.methods.items() if method.retry is not None
         }
+        self.health = document.health or mesh.health or Health()
         self.envelope = document.envelope or mesh.envelope
         self._envelopes = {name: method.envelope or self.envelope for name, method in document.methods.items()}
 
@@ -148,6 +150,11 @@ class PolicySet:
         """Return how the instance for a call is chosen."""
         policy = self.services.get(service)
         return Balance.QUEUE if policy is None else policy.balance
+
+    def health(self, service: str) -> Health:
+        """Return how an instance of the service that has a health check is asked whether it is well."""
+        policy = self.services.get(service)
+        return (self.mesh.health or Health()) if policy is None else policy.health
 
     def __repr__(self) -> str:
         return f"PolicySet(number {self.number}, {len(self.documents)} documents)"

@@ -57,7 +57,7 @@ class Shedding:
         return f"Shedding({self._standing}, calm_since={self._calm_since}, failed={self._failed})"
 
     def refused(self, inflight: int) -> None:
-        """Note that a call found no place; `inflight` are those that the instance has in hand."""
+        """Note that a call found no place; `inflight` others are in hand."""
         self._full = True
         self._most = inflight
         self._calm_since = None

@@ -168,6 +168,8 @@ class Metrics:
         """Tries of calls, by outcome."""
         self.retries = Counter()
         """Retries, by whether they were spent or refused by the budget."""
+        self.sheds = {"full": Counter(), "unwell": Counter()}
+        """Times that an instance of this node left its queue group, by why, then by service."""
         self.registry = CollectorRegistry(auto_describe=False)
         self._readings: list[Reading] = []
         self.registry.register(_Collector(self, self._readings, version))
@@ -208,6 +210,7 @@ class _Collector(Collector):
         yield _counts("denied", "Calls denied by policy.", "rule", metrics.denied.values)
         yield _counts("client_attempts", "Tries of calls.", "outcome", metrics.attempts.values)
         yield _counts("retries", "Retries spent, or refused by the budget.", "result", metrics.retries.values)
+        yield _sheds(metrics.sheds)
         build = GaugeMetricFamily("busmesh_build_info", "The running version.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
@@ -243,6 +246,15 @@ def _counts(name: str, text: str, label: str, values: Mapping[str, float]) -> Me
     family = CounterMetricFamily(f"busmesh_{name}", text, labels=[label])
     for value, count in list(values.items()):
         family.add_metric([value], count)
+    return family
+
+
+def _sheds(sheds: Mapping[str, Counter]) -> Metric:
+    text = "Times that an instance left its queue group."
+    family = CounterMetricFamily("busmesh_sheds", text, labels=["service", "why"])
+    for why, counter in sheds.items():
+        for service, count in list(counter.values.items()):
+            family.add_metric([service, why], count)
     return family
 
 
