@@ -29,13 +29,14 @@ from bus_mesh.protocol.errors import (
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
 from bus_mesh.protocol.wheel import Wheel
+from bus_mesh.resilience.limit import ConcurrencyLimit
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
-_HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
+_HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt", "mirrored"))
 _KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
 
 
@@ -62,7 +63,7 @@ class Server(Protocol):
 class Instance:
     """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere."""
 
-    __slots__ = ("id", "inflight", "labels", "methods", "refusing", "service", "session", "state", "version")
+    __slots__ = ("id", "inflight", "labels", "limits", "methods", "refusing", "service", "session", "state", "version")
 
     def __init__(
         self, id: str, service: str, version: str, labels: dict[str, str], methods: dict[str, Method], session: Server
@@ -76,6 +77,8 @@ class Instance:
         self.state = "joining"
         self.refusing = False
         self.inflight = 0
+        self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
+        """Its places, by the method where that has a word of its own."""
 
     def __repr__(self) -> str:
         return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"

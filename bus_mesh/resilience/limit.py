@@ -40,9 +40,10 @@ _GO: Final = Entry.GO
 class ConcurrencyLimit(Generic[C]):
     """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds."""
 
-    __slots__ = ("_concurrency", "_late", "_most_waiting", "_since", "_turn", "_waiting", "running")
+    __slots__ = ("_concurrency", "_late", "_most_waiting", "_since", "_turn", "_waiting", "policy", "running")
 
     def __init__(self, policy: traffic.Limit) -> None:
+        self.policy = policy
         self._concurrency = policy.concurrency
         self._most_waiting = policy.queue
         self.running = 0
