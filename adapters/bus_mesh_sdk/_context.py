@@ -72,6 +72,11 @@ class Context:
         return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
 
     @property
+    def mirrored(self) -> bool:
+        """Whether this is a copy of a call to another service, made by policy: nobody waits for its answer."""
+        return (self.head or {}).get("mirrored") is True
+
+    @property
     def attempt(self) -> int:
         """Which try this is, from 1."""
         said = (self.head or {}).get("attempt")
@@ -113,7 +118,7 @@ def options(
     """Say more about the calls made inside the block.
 
     `timeout` in seconds, at most 600. `metadata` is text to text and adds to that of outer blocks. `key` keeps calls
-    with the same key on one instance where policy balances by key. `idempotency_key` travels
+    with the same key on one instance, or in one part of a split, where policy says so. `idempotency_key` travels
     with the call; no agent keeps answers by it yet, so it does not make a call safe to repeat.
     `instance` names the one instance to call.
     """

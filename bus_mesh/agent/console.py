@@ -42,9 +42,12 @@ class Agent(Protocol):
     """What the console needs of its agent."""
 
     own: Own
-    access: Access
     control: Control
     denials: Denials
+
+    @property
+    def access(self) -> Access:
+        """Who may call what, by the policy in force."""
 
     def status(self) -> Row:
         """What `busmesh status` tells of it."""

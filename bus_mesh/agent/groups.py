@@ -79,7 +79,12 @@ class Groups:
             self._spawn(self.leave(instance))
 
     def full(self, instance: Instance) -> None:
-        """Note that an instance had no place for a call; any number of times."""
+        """Note that there was no place for a call at an instance; any number of times."""
+        instance.shedding.refused()
+        self._judge(instance, "")
+
+    def refused(self, instance: Instance) -> None:
+        """Note that the app itself, or its connection, had no place for a call; any number of times."""
         instance.shedding.refused(max(0, instance.inflight - 1))  # the one that is refused is counted
         self._judge(instance, "")
 

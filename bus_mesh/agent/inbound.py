@@ -39,7 +39,7 @@ _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
 _EXHAUSTED: Final = int(Code.RESOURCE_EXHAUSTED)
-_HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt"))
+_HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt", "mirrored"))
 _KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
 
 
@@ -66,7 +66,8 @@ class Server(Protocol):
 class Instance:
     """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
-    `limits` are its places, by what they are for; `has_check` says that it can be asked whether it is well.
+    `limits` are its places, by the method where that has a word of its own; `has_check` says that it can be asked
+    whether it is well.
     """
 
     __slots__ = (
@@ -116,8 +117,8 @@ class Inbound:
         self._most = most_per_session
         self._paths: dict[tuple[str, str], Path] = {}
         self._by_source: dict[tuple[str, str, int], Flight] = {}
-        self.full: Callable[[Instance], None] = lambda instance: None
-        """Where it is told that an instance had no place for a call."""
+        self.refused: Callable[[Instance], None] = lambda instance: None
+        """Where it is told that an app, or its connection, had no place for a call."""
         self.stray: Callable[[Server, int, Fail | None], None] = lambda session, number, fail: None
         """Where an answer goes that is none to a call from the bus; None stands for a REPLY."""
 
@@ -202,7 +203,7 @@ class Inbound:
         if (frame.head or {}).get("ran") != "no":
             outcome.ran = Ran.YES
         elif outcome.code == _EXHAUSTED and outcome.origin is not Origin.FURTHER:
-            self.full(flight.target)
+            self.refused(flight.target)
         self.driver.answer(flight, outcome, now)
 
     def lost(self, session: Server, now: float) -> None:
@@ -219,7 +220,7 @@ class Inbound:
         instance: Instance = flight.target
         session = instance.session
         if len(session.serving) >= self._most:
-            self.full(instance)
+            self.refused(instance)
             error = ResourceExhausted(f"{instance.id} has {self._most} calls in flight", ran=Ran.NO, retry_after=0.1)
             return Outcome.refusal(error)
         flight.try_id = number = session.next_number()

@@ -9,17 +9,18 @@ from typing import Any, Final, NamedTuple
 
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
+from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.groups import Groups
 from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
-from bus_mesh.agent.inbound import Inbound
+from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.local import Door
-from bus_mesh.agent.outbound import Outbound, Route
+from bus_mesh.agent.outbound import Outbound
 from bus_mesh.agent.outbox import Outbox
-from bus_mesh.agent.path import Parts, inbound, outbound, picker
+from bus_mesh.agent.parts import Luck
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
@@ -27,14 +28,13 @@ from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, BusState
-from bus_mesh.gates.gate import Flight, Path
-from bus_mesh.gates.measure import Meter
+from bus_mesh.gates.gate import Flight
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
 from bus_mesh.identity.keyring import Keyring, Now, Own, Untrusted
 from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
-from bus_mesh.policy.bundle import NO_POLICY, PolicySet
+from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.follow import Freshness
 from bus_mesh.protocol.errors import MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
@@ -43,11 +43,10 @@ from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
 from bus_mesh.telemetry.log import Limited, get_logger
-from bus_mesh.telemetry.metrics import OTHER, Metrics
+from bus_mesh.telemetry.metrics import Metrics
 
 CALLS_PER_SESSION: Final = 4096
 """Calls in flight on one local connection, in each direction."""
-_OTHERS: Final = (OTHER, OTHER, OTHER)
 SWEEP: Final = 1.0
 """Seconds between looks at leases and keys."""
 
@@ -87,13 +86,14 @@ class Node:
         self.barred: MeshError | None = None
         """Why this node neither serves nor calls any more, once it is revoked."""
         self._setting = setting
+        self._jitter = world.jitter
         self._loop = loop
         self._clock = world.clock
         self.now: Final[Callable[[], float]] = world.monotonic
         """Monotonic seconds."""
-        self._policy = NO_POLICY
-        self.access = Access(NO_POLICY)
-        self.freshness: Callable[[], Freshness] = lambda: Freshness.NOTHING if self._policy.empty else Freshness.FRESH
+        self.freshness: Callable[[], Freshness] = lambda: (
+            Freshness.NOTHING if self._compiler.policy.empty else Freshness.FRESH
+        )
         """How sure it is that the policy in force is the newest."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = get_logger("agent")
@@ -111,7 +111,6 @@ class Node:
             rotate_every=setting.rotate_every,
             boot_started_us=setting.boot_started_us,
         )
-        self._picker_draw = world.draw
         self._join_up(world)
         self._attend(world)
 
@@ -120,7 +119,7 @@ class Node:
         own, bus, changed = self.own, self.bus, self.announcer.changed
         told = self.now, self.spawn, self.metrics, self._limited
         groups = Groups(bus, self.subjects, self.receiver, changed, *told)
-        checkups = Checkups(lambda service: self._policy.health(service), groups.checked, self.now)
+        checkups = Checkups(lambda service: self._compiler.policy.health(service), groups.checked, self.now)
         self.hosting = Hosting(
             bus,
             self.subjects,
@@ -132,7 +131,7 @@ class Node:
             self._setting.labels,
             self.spawn,
         )
-        self.inbound.full, self.inbound.stray = self.hosting.full, checkups.answered
+        self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
         self.outbound.stray = self.control.answered
         self._console = Console(self, self.watch, lambda: world.clock().wall_us, self._certificate, self.spawn)
@@ -152,8 +151,17 @@ class Node:
             self._changed,
             self._distrust,
         )
-        told = self.watch.ask, world.jitter, metrics.retries.add
-        self._parts = Parts(self._meter, self.denials.note, self.directory, *told)
+        self._compiler = Compiler(
+            metrics,
+            self.denials,
+            self.directory,
+            self.watch.ask,
+            Luck(world.draw, world.jitter, world.jitter),
+            lambda: self._clock().wall_us / 1e6,
+            self._setting.labels,
+            self._full,
+            lambda call, to: self.outbound.copies.want(call, to),
+        )
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
@@ -161,13 +169,15 @@ class Node:
             self.wheel,
             self.outbox,
             self.directory,
-            self._route,
+            self._compiler.route,
+            self._compiler.copy,
             self._unfit,
             self._usual,
             metrics.attempts.add,
+            lambda result: metrics.count("mirrored", result),
             CALLS_PER_SESSION,
         )
-        self.inbound = Inbound(self.wheel, self.outbox, self._inbound_path, CALLS_PER_SESSION)
+        self.inbound = Inbound(self.wheel, self.outbox, self._compiler.inbound, CALLS_PER_SESSION)
         self.announcer = Announcer(own.node, self.keyring, bus, self.subjects, self.watch, self._clock, soon)
         self.receiver = Receiver(
             self.keyring,
@@ -225,7 +235,7 @@ class Node:
 
     def enforce(self, policy: PolicySet, access: Access | None = None) -> None:
         """Put a policy into force: calls that start from now on follow it, those under way end as they began."""
-        self._policy, self.access = policy, access or Access(policy)
+        self._compiler.enforce(policy, access or Access(policy))
         self.outbound.recompile()
         self.inbound.recompile()
 
@@ -235,6 +245,11 @@ class Node:
         self.announcer.withdraw()
         for session in list(self.door.sessions):
             session.refuse(error)
+
+    @property
+    def access(self) -> Access:
+        """Who may call what, by the policy in force."""
+        return self._compiler.access
 
     # What sessions ask for.
 
@@ -301,7 +316,7 @@ class Node:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(BEAT * (0.9 + 0.2 * self._parts.jitter()))
+            await asyncio.sleep(BEAT * (0.9 + 0.2 * self._jitter()))
             if self.barred is None:
                 self.announcer.announce()
 
@@ -324,7 +339,7 @@ class Node:
         self._log.info("bus", state=state.value, why=self.bus.last_error or None)
         if state is BusState.CONNECTED:
             self.outbox.resume()
-            wait = self._parts.jitter() if self.bus.reconnects else 0.0
+            wait = self._jitter() if self.bus.reconnects else 0.0
             self._loop.call_later(wait, self._tell_again)
 
     def _tell_again(self) -> None:
@@ -333,7 +348,7 @@ class Node:
         self.watch.ask_again()
 
     def _changed(self, services: Iterable[str], now: float) -> None:
-        self.outbound.changed(services, self._parts.waiting.of, now)
+        self.outbound.changed(services, self._compiler.parts.waiting.of, now)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what ends with this node."""
@@ -346,10 +361,8 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("internal work failed", error=repr(error), exc_info=error)
 
-    def _meter(self, side: str, service: str, method: str, caller: str) -> Meter:
-        series = self.metrics.client if side == "client" else self.metrics.server
-        # Only names that policy knows become labels: what an app invents would use up the room of the real ones.
-        return series.child(service, method, caller) if service in self._policy.services else series.child(*_OTHERS)
+    def _loaded(self) -> Freshness:
+        return Freshness.NOTHING if self._compiler.policy.empty else Freshness.FRESH
 
     def _dropped(self, reason: str) -> None:
         self.metrics.envelope_failures.add(reason)
@@ -363,11 +376,9 @@ class Node:
 
     # What gates and the console need.
 
-    def _route(self, service: str, method: str) -> Route:
-        policy = self._policy
-        chosen = picker(policy.balance(service), self._picker_draw)
-        path = outbound(self._parts, self.access, chosen, service, method, policy)
-        return Route(path, policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service))
+    def _full(self, instance: Instance) -> None:
+        self.metrics.count("limited", "full")
+        self.hosting.full(instance)
 
     def _unfit(self, app: str) -> MeshError | None:
         """Return why this node may not call in the name of `app`, None when its certificate lets it."""
@@ -377,18 +388,10 @@ class Node:
             f"this node may not call in the name of {app}: admit it with --call-as {app}", ran=Ran.NO
         )
 
-    def _inbound_path(self, service: str, method: str) -> Path:
-        return inbound(self._parts, self.access, service, method, signed=self._policy.signed(service, method))
-
     def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)
         return peer.certificate if peer is not None else None
 
-    @property
-    def loaded(self) -> bool:
-        """Whether any policy is in force."""
-        return not self._policy.empty
-
     def status(self) -> dict[str, object]:
         """What `busmesh status` and `/readyz` tell of this agent."""
-        return status_of(self)
+        return status_of(self, loaded=not self._compiler.policy.empty)

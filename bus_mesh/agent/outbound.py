@@ -7,8 +7,10 @@ for this direction, and who may answer.
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from bus_mesh.agent.copies import Copies
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox, Sent
+from bus_mesh.agent.route import Route
 from bus_mesh.balance.directory import Directory, Member, View
 from bus_mesh.gates.gate import Flight, Path, Stage
 from bus_mesh.identity.keyring import Peer
@@ -57,23 +59,12 @@ class Asker(Protocol):
         """Have an encoded frame leave with all others of this turn."""
 
 
-class Route:
-    """What this agent knows of one (service, method) under the policy in force."""
-
-    __slots__ = ("idempotent", "longest", "path", "timeout")
-
-    def __init__(self, path: Path, idempotent: bool | None, timeout: float | None, longest: float) -> None:
-        self.path = path
-        self.idempotent = idempotent
-        self.timeout = timeout
-        self.longest = longest
-
-
 class Outbound:
     """The calls that this node's apps make.
 
     `compile_route(service, method)` gives the route under the policy in force; `unfit(app)` says why this node may not
-    call in the name of an app, `tried(outcome)` counts each try. `unproven(reason)` counts the answers to signed calls
+    call in the name of an app, `tried(outcome)` counts each try, `mirrored(result)` each copy of a call; `compile_copy`
+    gives the way of those. `unproven(reason)` counts the answers to signed calls
     that are none, not being signed themselves.
     """
 
@@ -83,12 +74,15 @@ class Outbound:
         outbox: Outbox,
         directory: Directory[Peer],
         compile_route: Callable[[str, str], Route],
+        compile_copy: Callable[[str, str], Path],
         unfit: Callable[[str], MeshError | None],
         usual: Usual,
         tried: Callable[[str], None],
+        mirrored: Callable[[str], None],
         most_per_session: int,
     ) -> None:
         self.driver = Driver(wheel, self._send, self._abandon, self._done)
+        self.copies = Copies(self.driver, compile_copy, mirrored)
         self.awaiting: dict[int, Flight] = {}
         self._outbox = outbox
         self._directory = directory
@@ -113,6 +107,7 @@ class Outbound:
     def recompile(self) -> None:
         """Take up a newer policy or certificate: calls under way keep the path they are on."""
         self._compiled, self._routes = {}, {}
+        self.copies.recompile()
 
     def leave(self) -> None:
         """Take no new call from now on, but those that answers need which are still to be given."""
@@ -132,7 +127,7 @@ class Outbound:
         route = self._routes.get((session.app, service, method)) or self._route(session, number, service, method)
         if route is None:
             return
-        deadline, idempotent, carried, named = now + ttl_ms / 1000, route.idempotent, None, False
+        deadline, idempotent, carried, named, key = now + ttl_ms / 1000, route.idempotent, None, False, None
         if head is not None:
             expires = head.get("expires_us")
             if type(expires) is int and expires < deadline * 1e6:
@@ -145,12 +140,17 @@ class Outbound:
             if not _CARRIED.isdisjoint(head):
                 carried = {key: head[key] for key in head if key in _CARRIED}
             named = head.get("named") is True
+            key = route.key_of(head)
         if deadline > now + route.longest:
             deadline = now + route.longest
         flight = Flight(route.path, session, number, service, method, session.app, carried, payload, now, deadline)
         flight.idempotent, flight.named = idempotent is True, named
+        if key is not None:
+            flight.key = key
         flights[number] = flight
         self.driver.begin(flight, now)
+        if self.copies.due:
+            self.copies.send(now)
 
     def cancel(self, session: Asker, number: int, now: float) -> None:
         """Give up a call because its app says so; unknown ids are ignored."""
@@ -179,8 +179,14 @@ class Outbound:
             if not number % _SAMPLED:
                 self._usual.record(flight.service, flight.method, now - flight.tried_at)
             self._tried("OK")
-            instance = None if head is None else head.get("instance")
-            outcome = Outcome(instance if type(instance) is str and len(instance) <= 95 else None, payload)
+            outcome = Outcome(None, payload)
+            if head is not None:
+                outcome.instance = instance = _instance(head)
+                load = head.get("load")
+                if type(load) is int and load >= 0:
+                    outcome.load = load
+                if instance is not None and flight.target.__class__ is View:
+                    outcome.member = self._member(flight, instance, peer)
             self.driver.answer(flight, outcome, now)
         else:
             self.stray(peer, frame)
@@ -192,6 +198,10 @@ class Outbound:
             if proof is not None and frame.head is not None:  # what it answers is between agents
                 frame = frame._replace(head={key: said for key, said in frame.head.items() if key != REQUEST})
             outcome = Outcome.failure(frame, _instance(frame.head))
+            if outcome.instance is not None:
+                outcome.member = self._member(flight, outcome.instance, peer)
+                if outcome.member is None:
+                    outcome.instance = None  # not its own: it is not to keep calls away from another
             self._tried(_CODES[outcome.code])
             self.driver.answer(flight, outcome, now)
         else:
@@ -325,6 +335,11 @@ class Outbound:
         if not sent.left:
             self._outbox.over(sent)
         return flight
+
+    def _member(self, flight: Flight, instance: str, peer: Peer) -> Member[Peer] | None:
+        """Return an instance if it is one of the peer that says so: none answers for another's."""
+        member = self._directory.member(flight.service, instance)
+        return member if member is not None and member.node == peer.node else None
 
     def _proven(self, number: int, request: Proof, head: Head | None, answer: Proof | None) -> bool:
         """Keep the receipt of a signed call; False for what is not a signed answer to this very request."""

@@ -3,96 +3,132 @@
     app ─ SDK ─ socket ─ agent A: OUTBOUND ─ outbox ─ seal ─ NATS ─ open ─ agent B: INBOUND ─ socket ─ SDK ─ service
 
 A call enters each list top to bottom, and its outcome leaves it bottom to top. Compiled once per (service, method) and
-policy, never interpreted per call.
+policy, never interpreted per call; a gate that policy switches off is not there at all.
 """
 
-from collections.abc import Callable
-from typing import Final, Generic
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
-from bus_mesh.balance.directory import Directory, P
+from bus_mesh.agent.parts import Parts
+from bus_mesh.balance import fault, mirror
+from bus_mesh.balance.directory import Member, P
+from bus_mesh.balance.locality import Locality
 from bus_mesh.balance.pick import Picker
+from bus_mesh.balance.placement import Placement
+from bus_mesh.balance.split import Split
 from bus_mesh.gates.authorise import Authorise
-from bus_mesh.gates.balance import Balance, Waiting
+from bus_mesh.gates.balance import Balance
+from bus_mesh.gates.breaker import Breaker
 from bus_mesh.gates.deadline import Deadline
-from bus_mesh.gates.gate import Flight, Path
-from bus_mesh.gates.measure import Measure, Meter
+from bus_mesh.gates.fault import Inject
+from bus_mesh.gates.gate import Gate, Path
+from bus_mesh.gates.limit import Limit
+from bus_mesh.gates.measure import Measure
+from bus_mesh.gates.mirror import Mirror
+from bus_mesh.gates.rate import Rate
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
 from bus_mesh.policy import traffic
-from bus_mesh.policy.access import Access, Verdict
-from bus_mesh.policy.bundle import NO_POLICY, PolicySet
-from bus_mesh.policy.models import Balance as Way
-from bus_mesh.resilience.budget import RetryBudget
-
-MOST_BUDGETS: Final = 4096
-"""Services whose retries are counted apart."""
-
-
-class Parts(Generic[P]):
-    """What gates share and what outlives any one path: counters, the directory, randomness."""
-
-    def __init__(
-        self,
-        meter: Callable[[str, str, str, str], Meter],
-        denied: Callable[[Flight, Verdict], None],
-        directory: Directory[P],
-        ask: Callable[[str], None],
-        jitter: Callable[[], float],
-        retried: Callable[[str], None] = lambda result: None,
-    ) -> None:
-        self.meter = meter
-        self.denied = denied
-        self.directory = directory
-        self.ask = ask
-        self.jitter = jitter
-        self.retried = retried
-        self.waiting = Waiting()
-        self._budgets: dict[str, tuple[traffic.Budget, RetryBudget]] = {}
-
-    def meters(self, side: str, service: str, method: str) -> Callable[[str], Meter]:
-        """Return who hands out the meter of one caller of one method."""
-        return lambda caller: self.meter(side, service, method, caller)
-
-    def budget(self, service: str, policy: traffic.Budget) -> RetryBudget:
-        """Return the budget for the retries to a service: it outlives paths, and begins anew with another policy."""
-        held = self._budgets.get(service)
-        if held is None or held[0] != policy:
-            if len(self._budgets) >= MOST_BUDGETS:
-                self._budgets.clear()
-            held = self._budgets[service] = policy, RetryBudget(policy)
-        return held[1]
-
-
-def picker(way: Way, draw: Callable[[int], int]) -> Picker | None:
-    """Return who picks an instance by a policy's word; None leaves it to the broker's queue group."""
-    if way is Way.QUEUE:
-        return None
-    if way is Way.ROUND_ROBIN:
-        return Picker.round_robin()
-    return (Picker.random if way is Way.RANDOM else Picker.least_request)(draw)
+from bus_mesh.policy.access import Access
+from bus_mesh.policy.bundle import PolicySet
+from bus_mesh.policy.traffic import Balance as Way
+from bus_mesh.policy.traffic import Hash
+from bus_mesh.resilience.circuits import Circuits
 
 
 def outbound(
-    parts: Parts[P], access: Access, chosen: Picker | None, service: str, method: str, policy: PolicySet = NO_POLICY
+    parts: Parts[P], access: Access, policy: PolicySet, labels: dict[str, str], service: str, method: str
 ) -> Path:
-    """From a local app to the bus."""
+    """From a local app to the bus. `labels` are this node's."""
+    told, circuits = parts.told, _circuits(parts, policy, service, method)
     retry, budget = policy.retry(service, method), parts.budget(service, policy.budget(service))
-    return Path(
+    gates: list[Gate] = [
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
-        Authorise(access, parts.denied, "outbound"),  # once per call, and before any search on the bus
-        Retry(retry, budget, parts.jitter, parts.retried),  # each try passes everything below
-        Balance(parts.directory, parts.waiting, parts.ask, chosen),  # from here on the call has a target
-        signed=policy.signed(service, method),  # has the outbox sign what it seals
+        Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
+        *_mirror(parts, policy.traffic("mirror", service, method)),  # one copy of a call, not one of each try
+        *_fault(parts, policy.traffic("fault", service, method)),  # what is refused on purpose is not tried elsewhere
+        Retry(retry, budget, parts.luck.jitter, told.counter("retries")),  # each try passes everything below
+        _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target
+    ]
+    if circuits is not None:
+        gates.append(Breaker(circuits))  # innermost: books how each try ended
+    return Path(*gates, signed=policy.signed(service, method))  # `signed` has the outbox sign what it seals
+
+
+def copied(
+    parts: Parts[P], access: Access, policy: PolicySet, labels: dict[str, str], service: str, method: str
+) -> Path:
+    """The way of a copy to the bus: it is tried once, and counts for no caller, budget or circuit."""
+    return Path(
+        Deadline(),
+        Authorise(access, parts.told.denied, "outbound"),
+        _balance(parts, policy, labels, service, method, _circuits(parts, policy, service, method)),
+        signed=policy.signed(service, method),
     )
 
 
-def inbound(parts: Parts[P], access: Access, service: str, method: str, *, signed: bool = False) -> Path:
-    """From the bus, opened and verified, to a local instance; `signed` refuses what its sender did not sign."""
-    gates = (
+def inbound(parts: Parts[P], access: Access, policy: PolicySet, service: str, method: str) -> Path:
+    """From the bus, opened and verified, to a local instance."""
+    told, signed = parts.told, policy.signed(service, method)
+    gates: list[Gate] = [
         Measure(parts.meters("server", service, method), "inbound"),  # outside all: refusals count as calls
         Deadline(),  # what came too late is not run
-        Authorise(access, parts.denied, "inbound"),  # the one that counts: callers' agents may be anybody's
+        Authorise(access, told.denied, "inbound"),  # the one that counts: callers' agents may be anybody's
+    ]
+    if signed:
+        gates.append(Signature())  # so that only who may call learns what a call needs
+    scope = policy.scope("rate", service, method)
+    rates = [
+        (rate.per, parts.buckets(service, scope, at, rate)) for at, rate in enumerate(policy.rates(service, method))
+    ]
+    if rates:
+        gates.append(Rate(rates, told.counter("limited")))  # before Limit: a refused call needs no place
+    limit = policy.limit(service, method)
+    if limit is not None:
+        gates.append(Limit(limit, policy.scope("limit", service, method), told.full, told.waited))
+    return Path(*gates, signed=signed)
+
+
+def _circuits(parts: Parts[P], policy: PolicySet, service: str, method: str) -> Circuits | None:
+    breaker = policy.breaker(service, method)
+    return None if breaker is None else parts.circuits_of(service, policy.scope("breaker", service, method), breaker)
+
+
+def _balance(
+    parts: Parts[P], policy: PolicySet, labels: dict[str, str], service: str, method: str, circuits: Circuits | None
+) -> Balance[P]:
+    way, luck = policy.balance(service, method), parts.luck
+    near: traffic.Locality | None = policy.traffic("locality", service)
+    weights: dict[str, int] | None = policy.traffic("split", service)
+    placement: Placement[Member[P]] = Placement(
+        _picker(way, luck.draw),
+        luck.roll,
+        hashed=isinstance(way, Hash),
+        split=Split(weights) if weights else None,
+        locality=Locality(near.prefer, labels.get(near.prefer), near.spill_below) if near is not None else None,
+        astray=parts.told.counter("astray"),
     )
-    # Last, so that only who may call learns what a call needs; and not there at all where policy does not ask for it.
-    return Path(*gates, Signature(), signed=True) if signed else Path(*gates)
+    grouped = way is Way.QUEUE and weights is None and near is None
+    return Balance(parts.directory, parts.waiting, parts.ask, placement, circuits, grouped=grouped)
+
+
+def _picker(way: Way | Hash, draw: Any) -> Picker:
+    """Return who picks an instance where the broker does not; calls that lack the key of a hash go to the less busy."""
+    if way is Way.ROUND_ROBIN:
+        return Picker.round_robin()
+    return (Picker.random if way in (Way.QUEUE, Way.RANDOM) else Picker.least_request)(draw)
+
+
+def _mirror(parts: Parts[P], said: traffic.Mirror | None) -> Iterator[Gate]:
+    if said is not None:
+        yield Mirror(mirror.Mirror(said.to, said.percent), parts.luck.roll, parts.told.copy)
+
+
+def _fault(parts: Parts[P], said: traffic.Fault | None) -> Iterator[Gate]:
+    """Yield the gate of a fault that is not over yet."""
+    if said is not None and not said.over(datetime.fromtimestamp(parts.wall(), said.until.tzinfo)):
+        injected = fault.Injected(said.delay or 0.0, said.abort)
+        what = fault.Fault(injected, said.percent, said.until.timestamp())
+        yield Inject(what, parts.luck.roll, parts.wall, parts.told.counter("faults"))

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from bus_mesh.agent.node import Node
 
 
-def status_of(node: "Node") -> dict[str, object]:
+def status_of(node: "Node", *, loaded: bool) -> dict[str, object]:
     """What `busmesh status` and `/readyz` tell of this agent."""
     office = node.control.office
     return {
@@ -18,7 +18,7 @@ def status_of(node: "Node") -> dict[str, object]:
         "bus": node.bus.state.value,
         "rtt_ms": round(node.bus.rtt * 1000, 3),
         "policy": node.access.number,
-        "policy_loaded": node.loaded,
+        "policy_loaded": loaded,
         "policy_state": node.freshness().value,
         "policy_agent_key": office.key_id.hex() if office is not None else "",
         "sessions": len(node.door.sessions),

@@ -68,6 +68,18 @@ class OfferLike(Protocol):
         """What it can be asked."""
 
 
+class Tally:
+    """The calls that this agent has in flight at single instances of a service, those that are gone included."""
+
+    __slots__ = ("inflight",)
+
+    def __init__(self) -> None:
+        self.inflight = 0
+
+    def __repr__(self) -> str:
+        return f"Tally({self.inflight})"
+
+
 class Member(Generic[P]):
     """One instance that can be called, the same object as long as it lives.
 
@@ -75,18 +87,43 @@ class Member(Generic[P]):
     when it last said so.
     """
 
-    __slots__ = ("id", "inflight", "labels", "latency", "load", "node", "others", "peer", "service", "state", "version")
+    __slots__ = (
+        "id",
+        "inflight",
+        "labels",
+        "latency",
+        "load",
+        "node",
+        "others",
+        "peer",
+        "service",
+        "state",
+        "tally",
+        "version",
+    )
 
-    def __init__(self, node: str, peer: P, service: str, instance: InstanceLike) -> None:
+    def __init__(self, node: str, peer: P, service: str, instance: InstanceLike, tally: Tally | None = None) -> None:
         self.node = node
         self.service = service
         self.id = instance.id
         self.inflight = 0
+        self.tally = tally or Tally()
+        """Shared by all instances of the service."""
         self.latency = PeakEwma()
         self.renew(peer, instance)
 
     def __repr__(self) -> str:
         return f"Member({self.service} {self.id} on {self.node}, {self.state}, inflight={self.inflight})"
+
+    def begin(self) -> None:
+        """Count a call that is sent to it."""
+        self.inflight += 1
+        self.tally.inflight += 1
+
+    def end(self) -> None:
+        """Count a call off that had been sent to it."""
+        self.inflight -= 1
+        self.tally.inflight -= 1
 
     def renew(self, peer: P, instance: InstanceLike) -> None:
         """Take over what a newer announcement says."""
@@ -162,6 +199,7 @@ class Directory(Generic[P]):
         self._followed: set[str] = set()
         self._entries: dict[str, _Entry[P]] = {}
         self._members: dict[str, dict[str, Member[P]]] = {}
+        self._tallies: dict[str, Tally] = {}
         self._views: dict[str, View[P]] = {}
         self.view: Final[Callable[[str], View[P] | None]] = self._views.get
         """Returns what is known of a service, None when nothing is."""
@@ -196,6 +234,10 @@ class Directory(Generic[P]):
     def services(self) -> list[str]:
         """Return the followed services that somebody serves."""
         return list(self._views)
+
+    def member(self, service: str, instance: str) -> Member[P] | None:
+        """Return the instance of that id, whatever its state."""
+        return self._members.get(service, {}).get(instance)
 
     def absent(self, service: str, now: float) -> bool:
         """Tell whether it has just been found that nobody serves `service`."""
@@ -241,7 +283,7 @@ class Directory(Generic[P]):
         self, known: Member[P] | None, node: str, peer: P, offer: OfferLike, instance: InstanceLike, now: float
     ) -> Member[P]:
         if known is None or known.service != offer.service:
-            return Member(node, peer, offer.service, instance)
+            return Member(node, peer, offer.service, instance, self._tallies.setdefault(offer.service, Tally()))
         if known.state in _IN_GROUP and instance.state not in _IN_GROUP:
             self._leaving[offer.service] = now + LEAVING_SECONDS
         known.renew(peer, instance)
@@ -264,7 +306,7 @@ class Directory(Generic[P]):
     def _rebuild(self, service: str) -> None:
         members = list(self._members.get(service, {}).values())
         if not members:
-            for table in (self._members, self._views, self._leaving):
+            for table in (self._members, self._views, self._leaving, self._tallies):
                 table.pop(service, None)
             return
         nodes = {member.node for member in members}

@@ -25,6 +25,6 @@ class Fault:
     def __repr__(self) -> str:
         return f"Fault({self._injected}, {self._share:.4%}, until={self._until:.0f})"
 
-    def choose(self, roll: Callable[[], float], wall: float) -> Injected | None:
-        """Return what to do to this call, or None; `roll()` returns 0 to below 1, `wall` is seconds since 1970."""
-        return self._injected if wall < self._until and roll() < self._share else None
+    def choose(self, roll: Callable[[], float], wall: Callable[[], float]) -> Injected | None:
+        """Return what to do to this call, or None; `roll()` returns 0 to below 1, `wall()` the seconds since 1970."""
+        return self._injected if roll() < self._share and wall() < self._until else None

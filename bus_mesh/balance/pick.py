@@ -10,11 +10,15 @@ M = TypeVar("M", bound=Member[Any])
 
 
 class Picker:
-    """One way to pick, with what it has to remember. Instances in `avoid` are taken only when there is no other."""
+    """One way to pick, with what it has to remember. Instances in `avoid` are taken only when there is no other.
 
-    def __init__(self, name: str, pick: Callable[[Sequence[Any]], Any]) -> None:
+    `observes`: it goes by how fast instances answer.
+    """
+
+    def __init__(self, name: str, pick: Callable[[Sequence[Any]], Any], *, observes: bool = False) -> None:
         self._name = name
         self._pick = pick
+        self.observes = observes
 
     def __repr__(self) -> str:
         return self._name
@@ -54,7 +58,7 @@ class Picker:
             second = draw(len(members) - 1)
             return less_busy(members[first], members[second + (second >= first)])
 
-        return cls("least_request", pick)
+        return cls("least_request", pick, observes=True)
 
 
 def less_busy(a: M, b: M) -> M:

@@ -21,8 +21,12 @@ _PLACES: Final = 1 << 53
 
 
 class Chosen(NamedTuple, Generic[M]):
-    """The instances to pick from. `missing` names the subset whose turn it was while it had no instance."""
+    """The instances to pick from, and the subset that they are.
 
+    `missing` names the subset whose turn it was while it had no instance.
+    """
+
+    name: str
     members: Sequence[M]
     missing: str | None
 
@@ -47,11 +51,12 @@ class Subsets(Generic[M]):
         name, within = self._all.at(roll() if key is None else _place(key))
         members = self._members[name]
         if members:
-            return Chosen(members, None)
-        if self._present.total:
-            # Where it falls within the missing share is a place on [0, 1) too, and as even.
-            members = self._members[self._present.at(within)[0]]
-        return Chosen(members, name)
+            return Chosen(name, members, None)
+        if not self._present.total:
+            return Chosen(name, members, name)
+        # Where it falls within the missing share is a place on [0, 1) too, and as even.
+        other = self._present.at(within)[0]
+        return Chosen(other, self._members[other], name)
 
 
 class Split:

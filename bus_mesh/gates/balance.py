@@ -4,14 +4,16 @@ Stands below Retry, so that each try is placed anew. A service that is not in th
 first calls wait here for the answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, Generic
 
-from bus_mesh.balance.directory import Directory, Member, P
-from bus_mesh.balance.pick import Picker
+from bus_mesh.balance.directory import Directory, Member, P, View
+from bus_mesh.balance.placement import Placement
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
 from bus_mesh.protocol.call import Outcome
-from bus_mesh.protocol.errors import NoInstances, Ran
+from bus_mesh.protocol.errors import Code, MeshError, NoInstances, OutcomeUnknown, Ran
+from bus_mesh.resilience.circuits import Circuits
 
 _WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 FIND_PATIENCE: Final = 2.0
@@ -47,19 +49,35 @@ class Waiting:
 
 
 class Balance(Gate, Generic[P]):
-    """Gives a call its target: a `View` (the whole group) or one `Member`."""
+    """Gives a call its target: a `View` (the whole group) or one `Member`.
+
+    The broker's queue group chooses where `grouped` says so, for the first try of a call that has no idempotency key,
+    while every circuit is closed; else `placement` does, among those whose circuits admit a call.
+    """
 
     def __init__(
-        self, directory: Directory[P], waiting: Waiting, ask: Callable[[str], None], picker: Picker | None
+        self,
+        directory: Directory[P],
+        waiting: Waiting,
+        ask: Callable[[str], None],
+        placement: Placement[Member[P]],
+        circuits: Circuits | None = None,
+        *,
+        grouped: bool,
     ) -> None:
         self._directory = directory
         self._waiting = waiting
         self._ask = ask
-        self._picker = picker
-        self._elsewhere = picker or Picker.random(directory.draw)
+        self._placement = placement
+        self._circuits = circuits
+        self._grouped = grouped
+        self._observes = placement.observes
+        self._view: View[P] | None = None
+        self._changes = 0
+        self._until = inf
 
     def __repr__(self) -> str:
-        return f"Balance({self._picker or 'queue'})"
+        return f"Balance({'queue, else ' if self._grouped else ''}{self._placement})"
 
     def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
         """Place the call, park it until the service is found, or say that nobody serves it."""
@@ -68,18 +86,29 @@ class Balance(Gate, Generic[P]):
             return self._unknown(call, now)
         if call.stage is _WAITING:
             self._waiting.remove(call)
-        wanted = None if call.head is None else call.head.get("instance")
-        if wanted is None:
-            if self._picker is None and call.attempt == 1 and now >= view.grouped_from:
+        circuits = self._circuits
+        if view is not self._view:
+            self._take_over(view, now)
+        elif circuits is not None and (circuits.changes != self._changes or now >= self._until):
+            self._place(view, now)
+        head = call.head
+        wanted = None if head is None else head.get("instance")
+        if wanted is not None:
+            member = view.member(wanted)
+            if member is None:
+                text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
+                return Refuse(NoInstances(text, ran=Ran.NO))
+        else:
+            once = None if head is None else head.get("idempotency_key")
+            grouped = once is None and self._grouped and call.attempt == 1 and now >= view.grouped_from
+            if grouped and (circuits is None or not circuits.open):
                 call.target = view
                 return None
-            member = self._elsewhere.pick(view.ready, call.avoid)
-        else:
-            member = view.member(wanted)
-        if member is None:
-            text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
-            return Refuse(NoInstances(text, ran=Ran.NO))
+            member = self._choose(call, view, once)
+            if member is None:
+                return Refuse(self._nobody_fits(call, once))
         member.inflight += 1
+        member.tally.inflight += 1
         call.target = member
         return None
 
@@ -90,8 +119,49 @@ class Balance(Gate, Generic[P]):
             self._waiting.remove(call)
             return
         if type(target) is Member:
-            target.inflight -= 1
+            target.end()
+            if self._observes:
+                self._observe(target, call, outcome, now)
+            if call.once:
+                call.last = target.id
         call.target = None
+
+    def _choose(self, call: Flight, view: View[P], once: object) -> Member[P] | None:
+        if once is None:
+            return self._placement.choose(call.key, call.avoid)
+        call.once = True
+        if call.doubt and not call.idempotent:  # only who may have run it can tell whether it did
+            return view.member(call.last)
+        return self._placement.choose(call.key, call.avoid, str(once))
+
+    def _observe(self, member: Member[P], call: Flight, outcome: Outcome, now: float) -> None:
+        """Learn from an answer how busy an instance is, and how fast: a failure tells only that when it was slow."""
+        took = now - call.tried_at
+        if outcome.fail is None:
+            member.report(outcome.load)
+            member.latency.observe(took, now)
+        elif took > member.latency.seconds and outcome.code != Code.CANCELLED:
+            member.latency.observe(took, now)
+
+    def _take_over(self, view: View[P], now: float) -> None:
+        if self._circuits is not None:
+            self._circuits.follow(member.id for member in view.ready)
+        self._view = view
+        self._place(view, now)
+
+    def _place(self, view: View[P], now: float) -> None:
+        fit: Sequence[Member[P]] = view.ready
+        if self._circuits is not None:
+            fit, self._until = self._circuits.fit(view.ready, now)
+            self._changes = self._circuits.changes
+        self._placement.place(view.ready, fit)
+
+    def _nobody_fits(self, call: Flight, once: object) -> MeshError:
+        if once is not None and call.doubt:
+            text = f"{call.last} may have run {call.service}/{call.method} and is gone: nobody else can tell"
+            return OutcomeUnknown(text)
+        text = f"{call.service} has instances, and none that its split gives calls to: see `busmesh describe service`"
+        return NoInstances(text, ran=Ran.NO)
 
     def _unknown(self, call: Flight, now: float) -> Refuse | Wait:
         if call not in self._waiting:

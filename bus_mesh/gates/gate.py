@@ -41,6 +41,9 @@ class Flight:
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
     `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run. `proof` is what
     the sender of a call from the bus has signed, or None.
+    `key` is what its instance is chosen by where policy says so. `once` says that it has an idempotency key; `last` is
+    then the instance tried last. `ticket` is its circuit's, `place` where it has a place or waits for one, and `since`
+    when it has waited.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -62,6 +65,12 @@ class Flight:
     slot = -1  # these two are the wheel's
     due = 0.0
     avoid: tuple[str, ...] = ()
+    key: str | None = None
+    once = False
+    last: str | None = None
+    ticket = 0
+    place: Any = None
+    since = 0.0
 
     def __init__(
         self,

@@ -43,8 +43,8 @@ class Retry(Gate):
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
         """Ask for another try, or let the outcome stand."""
-        tries = self._policy.tries
-        follows = after(outcome, idempotent=call.idempotent, attempt=call.attempt, moves=call.moves, tries=tries)
+        tries, idempotent = self._policy.tries, call.idempotent or call.once
+        follows = after(outcome, idempotent=idempotent, attempt=call.attempt, moves=call.moves, tries=tries)
         if follows is _STANDS:
             return None
         if outcome.instance is not None:

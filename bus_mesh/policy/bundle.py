@@ -2,74 +2,46 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from bus_mesh.policy.load import PolicyError
-from bus_mesh.policy.models import Balance, Health, Mesh, PolicyDocument, Revocation, Service
+from bus_mesh.policy.models import Health, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
-from bus_mesh.policy.traffic import Budget, Off, Retry
+from bus_mesh.policy.traffic import Balance, Breaker, Budget, Hash, Limit, Off, Rate, Retry
 from bus_mesh.policy.units import CALL_LONGEST
 
 __all__ = ["NO_POLICY", "PolicySet", "ServicePolicy"]
 
 _RETRY: Final = Retry()
 _ONE_TRY: Final = Retry(tries=1)
+_BUDGET: Final = Budget()
+_BREAKER: Final = Breaker()
+_LIMIT: Final = Limit()
 
 
 class ServicePolicy:
-    """What policy says about the calls to one service. Seconds throughout."""
+    """What policy says of the calls to one service: the nearest word holds, a method's, the service's, the mesh's."""
 
-    __slots__ = (
-        "_envelopes",
-        "_idempotent",
-        "_retries",
-        "_timeouts",
-        "balance",
-        "budget",
-        "document",
-        "envelope",
-        "health",
-        "longest",
-        "name",
-        "retry_of_service",
-        "timeout_of_service",
-    )
+    __slots__ = ("document", "longest", "mesh", "name")
 
     def __init__(self, document: Service, mesh: Mesh) -> None:
-        traffic = document.traffic
         self.name = document.name
         self.document = document
-        # A hash is refused before it comes here: no agent enforces it yet.
-        self.balance = traffic.balance if isinstance(traffic.balance, Balance) else Balance.QUEUE
-        # The nearer word holds: a slow service may raise the cap that the mesh gives to all others.
-        self.longest = traffic.longest_timeout or mesh.traffic.longest_timeout or CALL_LONGEST
-        self.timeout_of_service = traffic.timeout
-        self._timeouts = {name: method.timeout or traffic.timeout for name, method in document.methods.items()}
-        self._idempotent = {name: method.idempotent for name, method in document.methods.items()}
-        self.budget = traffic.budget or mesh.traffic.budget or Budget()
-        self.retry_of_service = _retry(traffic.retry or mesh.traffic.retry)
-        self._retries = {
-            name: _retry(method.retry) for name, method in document.methods.items() if method.retry is not None
-        }
-        self.health = document.health or mesh.health or Health()
-        self.envelope = document.envelope or mesh.envelope
-        self._envelopes = {name: method.envelope or self.envelope for name, method in document.methods.items()}
+        self.mesh = mesh
+        self.longest = document.traffic.longest_timeout or mesh.traffic.longest_timeout or CALL_LONGEST
+        """Seconds that no call may exceed: a slow service may raise the cap that the mesh gives to all others."""
 
-    def timeout(self, method: str) -> float | None:
-        """Return the seconds for a call that says nothing itself; None where policy says nothing either."""
-        return self._timeouts.get(method, self.timeout_of_service)
+    def traffic(self, part: str, method: str) -> Any:
+        """Return the nearest word on a part of `traffic`, None where nobody says anything."""
+        if (said := self.of_method(part, method)) is not None:
+            return said
+        said = getattr(self.document.traffic, part)
+        return getattr(self.mesh.traffic, part) if said is None else said
 
-    def idempotent(self, method: str) -> bool | None:
-        """Tell whether policy calls the method idempotent; None leaves it to the contract."""
-        return self._idempotent.get(method)
-
-    def retry(self, method: str) -> Retry:
-        """Return how often a call is tried: the method's word, the service's, the mesh's."""
-        return self._retries.get(method, self.retry_of_service)
-
-    def signed(self, method: str) -> bool:
-        """Tell whether calls to the method and their answers are signed: its own word, the service's, the mesh's."""
-        return self._envelopes.get(method, self.envelope) == "signed"
+    def of_method(self, part: str, method: str) -> Any:
+        """Return what the method itself says of a part, None where it leaves that to the service."""
+        said = self.document.methods.get(method)
+        return None if said is None else getattr(said, part, None)
 
     def __repr__(self) -> str:
         access = self.document.access
@@ -116,10 +88,20 @@ class PolicySet:
         """Whether nothing was loaded at all: everything is denied, and the reason is not any rule."""
         return not self.documents
 
+    def traffic(self, part: str, service: str, method: str = "") -> Any:
+        """Return the nearest word on a part of `traffic`: the method's, the service's, the mesh's; None without one."""
+        policy = self.services.get(service)
+        return getattr(self.mesh.traffic, part) if policy is None else policy.traffic(part, method)
+
+    def scope(self, part: str, service: str, method: str) -> str:
+        """Return the method where it has a word of its own on a part, "" where all such methods share one."""
+        policy = self.services.get(service)
+        return "" if policy is None or policy.of_method(part, method) is None else method
+
     def timeout(self, service: str, method: str) -> float | None:
         """Return the seconds for a call that says nothing itself; None where policy says nothing either."""
-        policy = self.services.get(service)
-        return None if policy is None else policy.timeout(method)
+        seconds: float | None = self.traffic("timeout", service, method)
+        return seconds
 
     def longest(self, service: str) -> float:
         """Return the seconds that no call to the service may exceed."""
@@ -129,42 +111,53 @@ class PolicySet:
     def idempotent(self, service: str, method: str) -> bool | None:
         """Tell whether policy calls the method idempotent; None leaves it to the contract."""
         policy = self.services.get(service)
-        return None if policy is None else policy.idempotent(method)
+        said: bool | None = None if policy is None else policy.of_method("idempotent", method)
+        return said
 
     def signed(self, service: str, method: str) -> bool:
         """Tell whether calls to the method and their answers are signed, so that they prove to others who said what."""
         policy = self.services.get(service)
-        return self.mesh.envelope == "signed" if policy is None else policy.signed(method)
+        said = policy and (policy.of_method("envelope", method) or policy.document.envelope)
+        return (said or self.mesh.envelope) == "signed"
 
     def retry(self, service: str, method: str) -> Retry:
-        """Return how often a call is tried, and after which pauses."""
-        policy = self.services.get(service)
-        return _retry(self.mesh.traffic.retry) if policy is None else policy.retry(method)
+        """Return how often a call is tried; `off` is one try, and moves from who is leaving all the same."""
+        said: Retry | Off | None = self.traffic("retry", service, method)
+        return _ONE_TRY if isinstance(said, Off) else said or _RETRY
 
     def budget(self, service: str) -> Budget:
         """Return how many retries there may be to all calls of an agent to the service."""
-        policy = self.services.get(service)
-        return (self.mesh.traffic.budget or Budget()) if policy is None else policy.budget
+        said: Budget | None = self.traffic("budget", service)
+        return said or _BUDGET
 
-    def balance(self, service: str) -> Balance:
+    def breaker(self, service: str, method: str) -> Breaker | None:
+        """Return when an instance is given a rest; None where that is off."""
+        said: Breaker | Off | None = self.traffic("breaker", service, method)
+        return None if isinstance(said, Off) else said or _BREAKER
+
+    def limit(self, service: str, method: str) -> Limit | None:
+        """Return how many calls an instance runs at once; None where that is off."""
+        said: Limit | Off | None = self.traffic("limit", service, method)
+        return None if isinstance(said, Off) else said or _LIMIT
+
+    def rates(self, service: str, method: str) -> tuple[Rate, ...]:
+        """Return how many calls a second a receiving agent takes."""
+        said: tuple[Rate, ...] | None = self.traffic("rate", service, method)
+        return said or ()
+
+    def balance(self, service: str, method: str) -> Balance | Hash:
         """Return how the instance for a call is chosen."""
-        policy = self.services.get(service)
-        return Balance.QUEUE if policy is None else policy.balance
+        said: Balance | Hash | None = self.traffic("balance", service, method)
+        return said or Balance.QUEUE
 
     def health(self, service: str) -> Health:
         """Return how an instance of the service that has a health check is asked whether it is well."""
         policy = self.services.get(service)
-        return (self.mesh.health or Health()) if policy is None else policy.health
+        said = None if policy is None else policy.document.health
+        return said or self.mesh.health or Health()
 
     def __repr__(self) -> str:
         return f"PolicySet(number {self.number}, {len(self.documents)} documents)"
-
-
-def _retry(said: Retry | Off | None) -> Retry:
-    """Return what a document says of retries; `off` is one try, and moves from who is leaving all the same."""
-    if said is None:
-        return _RETRY
-    return said if isinstance(said, Retry) else _ONE_TRY
 
 
 def _twice(first: PolicyDocument, second: PolicyDocument) -> Problem:

@@ -22,7 +22,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
@@ -187,19 +187,9 @@ class _Ways(Document):
     mirror: Mirror | None = None
     balance: Balance | Hash | None = None
 
-    @classmethod
-    def later(cls, written: Mapping[str, Any]) -> dict[str, str]:
-        """Return what of `written` is not enforced, each key with what it says."""
-        told = super().later(written)
-        if isinstance(written.get("balance"), dict) and "balance" not in told:
-            told["balance"] = "hash is"
-        return told
-
 
 class Traffic(_Ways):
     """How calls to a service travel."""
-
-    LATER = frozenset(("breaker", "limit", "rate", "locality", "split", "fault", "mirror"))
 
     longest_timeout: Timeout | None = None
     """Seconds that no call may exceed; None leaves it to the Mesh document."""
@@ -211,7 +201,7 @@ class Traffic(_Ways):
 class Method(_Ways):
     """What differs for one method."""
 
-    LATER = frozenset(("breaker", "limit", "rate", "fault", "mirror", "balance", "expose", "tap"))
+    LATER = frozenset(("expose", "tap"))
 
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""
@@ -274,8 +264,6 @@ class MeshAccess(Document):
 
 class MeshTraffic(Traffic):
     """What holds for the calls to every service that says nothing itself."""
-
-    LATER = Traffic.LATER | {"timeout", "balance"}
 
     longest_timeout: Timeout | None = None
     """Seconds that no call may exceed; None: 10 minutes."""

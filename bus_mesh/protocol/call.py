@@ -1,7 +1,7 @@
 """How a try of a call ended, as gates and agents hand it on."""
 
 from enum import Enum
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from bus_mesh.protocol.errors import Code, MeshError, Ran
 from bus_mesh.protocol.frames import Fail, Kind
@@ -31,6 +31,9 @@ class Outcome:
     origin = Origin.TARGET
     fail: Fail | None = None
     load = 0
+    """Calls in flight at the instance, as it says with a success."""
+    member: Any = None
+    """The instance that answered, where it is known to be one of the agent that sent the answer."""
     retry_after = 0.0
     final = False
 

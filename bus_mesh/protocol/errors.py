@@ -10,6 +10,7 @@
     ├── PermissionDenied     PERMISSION_DENIED    policy forbids it, naming the rule
     │   └── NodeRevoked      · NODE_REVOKED       the node that asks is out of the mesh
     ├── ResourceExhausted    RESOURCE_EXHAUSTED   full; carries a retry delay
+    │   └── RateLimited      · RATE_LIMITED       too many calls a second; carries the time until the next
     ├── FailedPrecondition   FAILED_PRECONDITION  not in this state
     ├── Unimplemented        UNIMPLEMENTED        no such method
     ├── Internal             INTERNAL             a handler broke; carries an error id
@@ -17,6 +18,7 @@
     └── Unavailable          UNAVAILABLE          nothing there to answer just now
         ├── NoInstances      · NO_INSTANCES       nobody serves it
         ├── Draining         · DRAINING           its instance is leaving; it did not run
+        ├── CircuitOpen      · CIRCUIT_OPEN       the one instance it must go to keeps failing; it did not run
         ├── BusStalled       · BUS_STALLED        the bus is away or clogged; it did not run
         ├── InstanceGone     · INSTANCE_GONE      the instance picked is not there any more; it did not run
         ├── NotARecipient    · NOT_A_RECIPIENT    it reached an instance it was not sealed for; it did not run
@@ -36,6 +38,7 @@ __all__ = [
     "AgentAway",
     "BusStalled",
     "Cancelled",
+    "CircuitOpen",
     "Code",
     "DeadlineExceeded",
     "Draining",
@@ -54,6 +57,7 @@ __all__ = [
     "PayloadTooLarge",
     "PermissionDenied",
     "Ran",
+    "RateLimited",
     "ResourceExhausted",
     "Unauthenticated",
     "Unavailable",
@@ -249,6 +253,10 @@ class ResourceExhausted(MeshError, code=Code.RESOURCE_EXHAUSTED, retryable=True)
     """Full for now: try again after `retry_after` seconds."""
 
 
+class RateLimited(ResourceExhausted, reason="RATE_LIMITED"):
+    """More calls a second than policy allows: try again after `retry_after` seconds."""
+
+
 class FailedPrecondition(MeshError, code=Code.FAILED_PRECONDITION):
     """Not possible in the present state."""
 
@@ -275,6 +283,10 @@ class NoInstances(Unavailable, reason="NO_INSTANCES"):
 
 class Draining(Unavailable, reason="DRAINING"):
     """The instance is leaving; the call did not run and is tried elsewhere."""
+
+
+class CircuitOpen(Unavailable, reason="CIRCUIT_OPEN"):
+    """The one instance that the call must go to keeps failing and is given a rest of `retry_after` seconds."""
 
 
 class BusStalled(Unavailable, reason="BUS_STALLED"):

@@ -35,11 +35,12 @@ class Breaker:
     It says when it ought to open, and its owner opens it: how many may be open at once is `circuits.py`.
     """
 
-    __slots__ = ("_calls", "_failed", "_generation", "_policy", "_rest", "_row", "due", "state")
+    __slots__ = ("_calls", "_failed", "_policy", "_rest", "_row", "due", "generation", "state")
 
     def __init__(self, policy: traffic.Breaker) -> None:
         self._policy = policy
-        self._generation = 0
+        self.generation = 0
+        """The ticket of a call that enters while the circuit is closed."""
         self.close()
 
     def __repr__(self) -> str:
@@ -50,7 +51,7 @@ class Breaker:
         self.state = _CLOSED
         self.due = 0.0
         """When an OPEN circuit takes a probe."""
-        self._generation += 1
+        self.generation += 1
         self._row = 0
         self._rest = self._policy.rest
         self._calls = Window(self._policy.window)
@@ -59,7 +60,7 @@ class Breaker:
     def open(self, now: float, jitter: float) -> None:
         """Stop calls for a rest, between half and the whole of what it has come to; the next one is twice as long."""
         self.state = State.OPEN
-        self._generation += 1
+        self.generation += 1
         self.due = now + self._rest * (0.5 + 0.5 * jitter)
         self._rest = min(self._rest * 2, self._policy.longest_rest)
 
@@ -79,12 +80,12 @@ class Breaker:
             if not self.admits(now):
                 return 0
             self.state = State.PROBING
-            self._generation += 1
-        return self._generation
+            self.generation += 1
+        return self.generation
 
     def book(self, ticket: int, charge: Charge, now: float, jitter: float) -> bool:
         """Book how the call with this ticket ended; True when the closed circuit ought to open."""
-        if ticket != self._generation:
+        if ticket != self.generation:
             return False
         if self.state is not _CLOSED:
             self._book_probe(charge, now, jitter)
@@ -106,7 +107,7 @@ class Breaker:
             self.close()
         elif charge is Charge.NOTHING:
             self.state = State.OPEN  # its rest is over: the next call is the probe
-            self._generation += 1
+            self.generation += 1
         else:
             self.open(now, jitter)
 

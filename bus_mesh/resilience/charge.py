@@ -12,6 +12,9 @@ from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Code
 from bus_mesh.resilience.retryable import MOVED
 
+RATE_LIMITED: Final = "RATE_LIMITED"
+"""The reason of a refusal that the caller has earned itself, however well the instance is."""
+
 
 class Charge(Enum):
     """What is booked on an instance's circuit."""
@@ -24,6 +27,7 @@ class Charge(Enum):
 
 
 _OK: Final = int(Code.OK)
+_NOT_ITS_FAULT: Final = MOVED | {RATE_LIMITED}
 _SUCCESS: Final = Charge.SUCCESS
 _BROKEN: Final = frozenset(
     map(int, (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS))
@@ -35,7 +39,7 @@ def charge(outcome: Outcome) -> Charge:
     code = outcome.code
     if code == _OK:
         return _SUCCESS
-    if code == Code.CANCELLED or outcome.origin is Origin.FURTHER or outcome.reason in MOVED:
+    if code == Code.CANCELLED or outcome.origin is Origin.FURTHER or outcome.reason in _NOT_ITS_FAULT:
         return Charge.NOTHING
     if outcome.origin is Origin.HERE:  # nobody said so: silence is charged, a decision of this agent is not
         silent = code == Code.DEADLINE_EXCEEDED or outcome.reason == "OUTCOME_UNKNOWN"

@@ -40,9 +40,10 @@ _GO: Final = Entry.GO
 class ConcurrencyLimit(Generic[C]):
     """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds."""
 
-    __slots__ = ("_late", "_most_waiting", "_since", "_turn", "_waiting", "concurrency", "running")
+    __slots__ = ("_late", "_most_waiting", "_since", "_turn", "_waiting", "concurrency", "policy", "running")
 
     def __init__(self, policy: traffic.Limit) -> None:
+        self.policy = policy
         self.concurrency = policy.concurrency
         """Places that there are."""
         self._most_waiting = policy.queue

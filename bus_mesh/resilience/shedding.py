@@ -48,7 +48,7 @@ class Shedding:
 
     def __init__(self) -> None:
         self._full = False
-        self._most = 0
+        self._most: int | None = None
         self._calm_since: float | None = None
         self._unwell = False
         self._failed = 0
@@ -56,11 +56,12 @@ class Shedding:
     def __repr__(self) -> str:
         return f"Shedding({self._standing}, calm_since={self._calm_since}, failed={self._failed})"
 
-    def refused(self, inflight: int) -> None:
-        """Note that a call found no place; `inflight` others are in hand."""
+    def refused(self, inflight: int | None = None) -> None:
+        """Note that a call found no place; `inflight` others were in hand, where it was the app itself that refused."""
         self._full = True
-        self._most = inflight
         self._calm_since = None
+        if inflight is not None:
+            self._most = inflight
 
     def checked(self, passed: bool, failures: int) -> None:
         """Note what a health check came to; `failures` in a row make an instance unwell, one success makes it well."""
@@ -70,15 +71,15 @@ class Shedding:
     def look(self, now: float, inflight: int, places: Iterable[Places]) -> Standing:
         """Return how the instance stands to its group, by what runs and waits there at this moment.
 
-        One of which no `places` are known is measured by what it had in hand when it refused.
+        Nobody here knows the places of an app that refuses by itself: what it had in hand then counts as all of them.
         """
         if self._full:
-            if not self._calm(inflight, list(places)):
+            if not self._calm(inflight, places):
                 self._calm_since = None
             elif self._calm_since is None:
                 self._calm_since = now
             elif now - self._calm_since >= CALM_SECONDS:
-                self._full = False
+                self._full, self._most = False, None
         return self._standing
 
     @property
@@ -87,7 +88,7 @@ class Shedding:
             return Standing.UNWELL
         return Standing.FULL if self._full else Standing.UP
 
-    def _calm(self, inflight: int, places: list[Places]) -> bool:
-        if not places:
-            return inflight < CALM_SHARE * self._most or not inflight
+    def _calm(self, inflight: int, places: Iterable[Places]) -> bool:
+        if self._most is not None and inflight >= max(1, CALM_SHARE * self._most):
+            return False
         return all(not one.waiting and one.running < CALM_SHARE * one.concurrency for one in places)

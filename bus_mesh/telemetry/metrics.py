@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from bus_mesh.protocol.errors import Code
 
-__all__ = ["BUCKETS", "MAX_SERIES", "OTHER", "Child", "Counter", "Metrics", "Reading", "Series"]
+__all__ = ["BUCKETS", "EVENTS", "MAX_SERIES", "OTHER", "Child", "Counter", "Metrics", "Reading", "Series"]
 
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper ends of the buckets, in seconds."""
@@ -25,7 +25,18 @@ MAX_VALUES: Final = 1_000
 OTHER: Final = "_OTHER"
 """The label of all that is not told apart; no name looks like it."""
 
+EVENTS: Final = {
+    "retries": ("Retries spent, or refused by the budget.", "result"),
+    "breaker_changes": ("Changes of circuits to instances.", "to"),
+    "limited": ("Calls refused here: no place at the instance, or over a rate.", "why"),
+    "astray": ("Calls not placed as policy says: no key, or nobody in their part of the split.", "why"),
+    "faults": ("Calls delayed or refused on purpose.", "what"),
+    "mirrored": ("Copies of calls sent, or dropped because too many were under way.", "result"),
+}
+"""What gates count, each with a text and the name of its one label."""
 Labels = tuple[str, str, str]
+_CALLED: Final = ("service", "method")
+_CALLING: Final = ("caller", "code")
 _NAMES: Final = {int(code): code.name for code in Code}
 _BOUNDS: Final = (*(str(bound) for bound in BUCKETS), "+Inf")
 # A cell is one count for each bucket, one for what is above all, and the sum of the seconds.
@@ -166,14 +177,19 @@ class Metrics:
         """Calls denied, by rule."""
         self.attempts = Counter()
         """Tries of calls, by outcome."""
-        self.retries = Counter()
-        """Retries, by whether they were spent or refused by the budget."""
         self.sheds = {"full": Counter(), "unwell": Counter()}
         """Times that an instance of this node left its queue group, by why, then by service."""
+        self.waited = Series(cap)
+        """How long calls waited for a place at an instance of this node."""
+        self.events: dict[str, Counter] = {what: Counter() for what in EVENTS}
         self.registry = CollectorRegistry(auto_describe=False)
         self._readings: list[Reading] = []
         self.registry.register(_Collector(self, self._readings, version))
         ProcessCollector(registry=self.registry)
+
+    def count(self, what: str, which: str) -> None:
+        """Count one of `EVENTS` under a value of its label."""
+        self.events[what].add(which)
 
     def gauge(
         self,
@@ -203,14 +219,18 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
-        yield _histogram("client", "Seconds from an app's call to its outcome.", metrics.client)
-        yield _histogram("server", "Seconds that a call took at this node, on its way to an instance.", metrics.server)
+        text = "Seconds from an app's call to its outcome."
+        yield _histogram("client_call_duration_seconds", text, metrics.client, _CALLED + _CALLING)
+        text = "Seconds that a call took at this node, on its way to an instance."
+        yield _histogram("server_call_duration_seconds", text, metrics.server, _CALLED + _CALLING)
         yield _inflight(metrics)
         yield _counts("envelope_failures", "Envelopes dropped or refused.", "reason", metrics.envelope_failures.values)
         yield _counts("denied", "Calls denied by policy.", "rule", metrics.denied.values)
         yield _counts("client_attempts", "Tries of calls.", "outcome", metrics.attempts.values)
-        yield _counts("retries", "Retries spent, or refused by the budget.", "result", metrics.retries.values)
         yield _sheds(metrics.sheds)
+        yield _histogram("limit_wait_seconds", "Seconds that a call waited for a place.", metrics.waited, _CALLED)
+        for what, (text, label) in EVENTS.items():
+            yield _counts(what, text, label, metrics.events[what].values)
         build = GaugeMetricFamily("busmesh_build_info", "The running version.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
@@ -222,15 +242,14 @@ class _Collector(Collector):
                 continue
 
 
-def _histogram(side: str, text: str, series: Series) -> Metric:
-    labels = ["service", "method", "caller", "code"]
-    family = HistogramMetricFamily(f"busmesh_{side}_call_duration_seconds", text, labels=labels)
+def _histogram(name: str, text: str, series: Series, labels: tuple[str, ...]) -> Metric:
+    family = HistogramMetricFamily(f"busmesh_{name}", text, labels=labels)
     for names, code, cell in series.cells():
         running, buckets = 0.0, []
         for bound, count in zip(_BOUNDS, cell, strict=False):
             running += count
             buckets.append((bound, running))
-        family.add_metric([*names, code], buckets, cell[-1])
+        family.add_metric([*names, code][: len(labels)], buckets, cell[-1])
     return family
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bus_mesh.agent.inbound import Inbound, Instance
-from bus_mesh.agent.outbound import Outbound, Route
+from bus_mesh.agent.outbound import Outbound
 from bus_mesh.agent.outbox import Outbox
-from bus_mesh.agent.path import Parts, inbound, outbound
+from bus_mesh.agent.parts import Luck, Parts, Told
+from bus_mesh.agent.path import copied, inbound, outbound
+from bus_mesh.agent.route import Route
 from bus_mesh.balance.directory import Directory
-from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.identity.announcement import Instance as Announced
 from bus_mesh.identity.announcement import Offer
@@ -17,7 +18,6 @@ from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Keyring, Now, Opened, Peer, own_identity
 from bus_mesh.identity.keys import NodeKey
-from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.load import parse
@@ -52,6 +52,7 @@ def at(seconds: float) -> Now:
 
 ROOT, ISSUER = NodeKey.generate(stream("root")), NodeKey.generate(stream("issuer"))
 VALID = {"not_before_us": START_US - DAY_US, "not_after_us": START_US + DAY_US}
+ROUND_ROBIN = "balance: round_robin"
 DELEGATION = delegate(ROOT, "demo", Role.ISSUER, ISSUER.public, term=1, **VALID)
 
 
@@ -100,10 +101,18 @@ class Side:
         self.bus = Kept(max_payload)
         self.wheel: Wheel[Flight] = Wheel()
         self.asked: list[str] = []
-        self.access = Access(PolicySet.of(parse(POLICY, "policy")))
+        self.events: list[tuple[str, str]] = []
+        self.full: list[Any] = []
+        self.enforce(POLICY)
         self.directory: Directory[Peer] = Directory(lambda n: 0)
-        self.parts = Parts(
-            lambda *names: Meter(), lambda call, verdict: None, self.directory, self.asked.append, lambda: 0.0
+        told = Told(
+            lambda what, which: self.events.append((what, which)),
+            full=self.full.append,
+            copy=lambda call, to: self.copy(call, to),
+        )
+        luck = Luck(lambda n: 0, lambda: 0.0, lambda: 0.0)
+        self.parts: Parts[Peer] = Parts(
+            lambda *names: Meter(), self.directory, self.asked.append, luck, lambda: START_US / 1e6 + self.now, told
         )
         self.outbox = Outbox(
             keyring,
@@ -114,6 +123,15 @@ class Side:
             lambda: at(self.now),  # type: ignore[arg-type]
         )
         self._due: list[Callable[[], None]] = []
+
+    def copy(self, call: Flight, to: str) -> None:
+        """Have a call copied."""
+        raise AssertionError("nothing is copied here")
+
+    def enforce(self, policy: str) -> None:
+        """Have this policy in force for the paths that are made from now on."""
+        self.policy = PolicySet.of(parse(policy, "policy"))
+        self.access = Access(self.policy)
 
     def _soon(self, work: Callable[[], None]) -> None:
         self._due.append(work)
@@ -170,28 +188,37 @@ class Serving:
 class Caller(Side):
     """The agent of apps that call `orders`."""
 
-    def __init__(
-        self,
-        *served_by: Serving,
-        picker: Picker | None = None,
-        max_payload: int = 1 << 20,
-        retry: traffic.Retry | None = None,
-    ) -> None:
+    def __init__(self, *served_by: Serving, traffic: str = "", max_payload: int = 1 << 20) -> None:
         super().__init__(ring("caller", call_as=("web", "cart")), max_payload)
-        policy = f"{POLICY}traffic: {{retry: {{tries: {retry.tries}}}}}\n" if retry is not None else POLICY
-        self.policy = PolicySet.of(parse(policy, "policy"))
-        self.picker = picker
+        self.enforce(f"{POLICY}traffic: {{{traffic}}}\n")
         self.tried: list[str] = []
+        self.labels: dict[str, str] = {}
+        self.key = "key"
         self.outbound = Outbound(
-            self.wheel, self.outbox, self.directory, self._route, lambda app: None, Usual(), self.tried.append, 4096
+            self.wheel,
+            self.outbox,
+            self.directory,
+            self._route,
+            self._copy,
+            lambda app: None,
+            Usual(),
+            self.tried.append,
+            lambda result: self.events.append(("mirrored", result)),
+            4096,
         )
         self.directory.follow("orders")
         for serving in served_by:
             self.learn(serving, serving.keyring.own.node + "-1")
 
+    def copy(self, call: Flight, to: str) -> None:
+        self.outbound.copies.want(call, to)
+
     def _route(self, service: str, method: str) -> Route:
-        path = outbound(self.parts, self.access, self.picker, service, method, self.policy)
-        return Route(path, None, None, 600.0)
+        path = outbound(self.parts, self.access, self.policy, self.labels, service, method)
+        return Route(path, None, None, 600.0, self.key)
+
+    def _copy(self, service: str, method: str) -> Path:
+        return copied(self.parts, self.access, self.policy, self.labels, service, method)
 
     def learn(self, serving: Serving, *ids: str, state: str = "up") -> Peer:
         """Hear what a node announces, and let it hear who we are."""
@@ -261,7 +288,7 @@ class Callee(Side):
         self.inbound = Inbound(self.wheel, self.outbox, self._path, 4)
 
     def _path(self, service: str, method: str) -> Path:
-        return inbound(self.parts, self.access, service, method)
+        return inbound(self.parts, self.access, self.policy, service, method)
 
     def opened(self, *frames: Frame, by: Keyring | None = None) -> Opened:
         """Seal what a node says and open it here."""

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bus_mesh.agent.path import Parts, inbound, outbound
+from bus_mesh.agent.parts import Luck, Parts, Told
+from bus_mesh.agent.path import inbound, outbound
 from bus_mesh.balance.directory import Directory, View
 from bus_mesh.balance.pick import Picker
+from bus_mesh.balance.placement import Placement
 from bus_mesh.gates.authorise import Authorise
 from bus_mesh.gates.balance import FIND_PATIENCE, Balance, Waiting
 from bus_mesh.gates.deadline import Deadline
@@ -77,30 +79,83 @@ def directory() -> Directory[str]:
     return directory
 
 
+def parts(directory: Directory[str]) -> Parts[str]:
+    luck = Luck(lambda n: 0, lambda: 0.5, lambda: 0.5)
+    return Parts(lambda *names: Meter(), directory, lambda service: None, luck, lambda: 1_800_000_000.0, Told())
+
+
 def found(directory: Directory[str], *ids: str, now: float = 0.0) -> None:
     directory.update("a", "b", "peer", [Offer("orders", tuple(Instance(id) for id in ids))], now + 15.0, now)
 
 
 def test_a_call_travels_in_this_order(directory: Directory[str]) -> None:
-    parts = Parts(lambda *names: Meter(), lambda call, verdict: None, directory, lambda service: None, lambda: 0.5)
+    out = outbound(parts(directory), access(), NO_POLICY, {}, "orders", "get")
+    into = inbound(parts(directory), access(), NO_POLICY, "orders", "get")
 
-    out = outbound(parts, access(), None, "orders", "get")
-    into = inbound(parts, access(), "orders", "get")
+    assert repr(out) == "Measure > Deadline > Authorise > Retry > Balance > Breaker"
+    assert repr(into) == "Measure > Deadline > Authorise > Limit"
 
-    assert repr(out) == "Measure > Deadline > Authorise > Retry > Balance"
-    assert repr(into) == "Measure > Deadline > Authorise"
+
+ALL_OF_IT = """
+kind: Service
+name: orders
+envelope: signed
+traffic:
+  rate: [{per: caller, limit: 100/s, burst: 200}]
+  fault: {abort: unavailable, percent: 5%, until: 2100-01-01T00:00:00Z}
+  mirror: {to: orders-next, percent: 10%}
+"""
+ALL_OFF = "kind: Service\nname: orders\ntraffic: {retry: off, breaker: off, limit: off}\n"
+OVER = "kind: Service\nname: orders\ntraffic: {fault: {abort: unavailable, percent: 5%, until: 2020-01-01T00:00:00Z}}\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "out", "into"),
+    [
+        (
+            ALL_OF_IT,
+            "Measure > Deadline > Authorise > Mirror > Inject > Retry > Balance > Breaker",
+            "Measure > Deadline > Authorise > Signature > Rate > Limit",
+        ),
+        (ALL_OFF, "Measure > Deadline > Authorise > Retry > Balance", "Measure > Deadline > Authorise"),
+        (OVER, "Measure > Deadline > Authorise > Retry > Balance > Breaker", "Measure > Deadline > Authorise > Limit"),
+    ],
+    ids=["all of it", "all of it off", "a fault that is over"],
+)
+def test_a_gate_that_is_off_is_not_in_the_path(directory: Directory[str], policy: str, out: str, into: str) -> None:
+    said = PolicySet.of(parse(policy, "policy"))
+    names = outbound(parts(directory), access(), said, {}, "orders", "get").gates
+
+    assert " > ".join(type(gate).__name__ for gate in names) == out
+    assert repr(inbound(parts(directory), access(), said, "orders", "get")) == into
+
+
+def test_a_policy_that_changes_something_else_leaves_circuits_budgets_and_tokens_as_they_are(
+    directory: Directory[str],
+) -> None:
+    kept = parts(directory)
+    first, second, third = (
+        PolicySet.of(parse(f"{ALL_OF_IT}  timeout: {timeout}\n  breaker: {{failures: {failures}}}\n", "policy"))
+        for timeout, failures in (("1s", 7), ("2s", 7), ("2s", 8))
+    )
+
+    circuits = [kept.circuits_of("orders", "", said.breaker("orders", "get")) for said in (first, second, third)]  # type: ignore[arg-type]
+    budgets = [kept.budget("orders", said.budget("orders")) for said in (first, second, third)]
+    tokens = [kept.buckets("orders", "", 0, said.rates("orders", "get")[0]) for said in (first, second, third)]
+
+    assert circuits[0] is circuits[1] is not circuits[2]
+    assert budgets[0] is budgets[1] is budgets[2]
+    assert tokens[0] is tokens[1] is tokens[2]
 
 
 def test_a_signature_is_asked_for_last_and_only_where_policy_says_so(directory: Directory[str]) -> None:
-    parts = Parts(lambda *names: Meter(), lambda rule, audited: None, directory, lambda service: None, lambda: 0.5)
-
     signed = PolicySet.of(parse("kind: Mesh\nenvelope: signed\n", "mesh.yaml"))
-    out = outbound(parts, access(), None, "orders", "get", signed)
-    into = inbound(parts, access(), "orders", "get", signed=True)
+    out = outbound(parts(directory), access(), signed, {}, "orders", "get")
+    into = inbound(parts(directory), access(), signed, "orders", "get")
 
-    assert (out.signed, outbound(parts, access(), None, "orders", "get").signed) == (True, False)
-    assert repr(into) == "Measure > Deadline > Authorise > Signature"
-    refused = into.gates[-1].enter(flight(), 0.0)
+    assert (out.signed, outbound(parts(directory), access(), NO_POLICY, {}, "orders", "get").signed) == (True, False)
+    assert repr(into) == "Measure > Deadline > Authorise > Signature > Limit"
+    refused = into.gates[3].enter(flight(), 0.0)
     assert isinstance(refused, Refuse)
     assert (refused.outcome.reason, refused.outcome.ran) == ("SIGNATURE_REQUIRED", Ran.NO)
 
@@ -229,7 +284,8 @@ def test_a_try_goes_elsewhere() -> None:
 
 
 def balance(directory: Directory[str], asked: list[str], picker: Picker | None = None) -> Balance[str]:
-    return Balance(directory, Waiting(), asked.append, picker)
+    placement = Placement(picker or Picker.random(directory.draw), lambda: 0.5)
+    return Balance(directory, Waiting(), asked.append, placement, grouped=picker is None)
 
 
 def test_a_first_try_goes_to_the_group_and_a_second_to_another_instance(directory: Directory[str]) -> None:

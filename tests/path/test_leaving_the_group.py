@@ -19,6 +19,12 @@ from bus_mesh.resilience.shedding import CALM_SECONDS
 
 BACK = SETTLE + CALM_SECONDS + 2 * LOOK_AGAIN
 CHECKED = "kind: Service\nname: till\naccess: {{allow: [{{from: [test], methods: ['*']}}]}}\nhealth: {}\n"
+LIMITED = """\
+kind: Service
+name: till
+access: {allow: [{from: [test], methods: ['*']}]}
+traffic: {limit: {concurrency: 2, queue: 0}}
+"""
 
 
 class Till(Service, name="till"):
@@ -156,6 +162,31 @@ async def test_the_others_get_the_calls_and_no_call_is_lost() -> None:
                 await t.advance(0.2)
 
         assert tills[0].rung == before
+
+
+async def test_who_is_full_by_policy_s_limit_refuses_with_a_delay_and_leaves_until_its_load_has_ended() -> None:
+    async with MeshTest() as t:
+        t.policy(LIMITED)
+        tills = [Ringing(), Ringing()]
+        first, other = [await t.serve(till) for till in tills]
+        tills[0].go.clear()
+        with options(instance=first.instance, timeout=600.0):
+            held = [asyncio.create_task(t.call(Till.ring)) for _ in range(2)]
+            await t.advance(0.01)
+            with pytest.raises(ResourceExhausted) as refused:
+                await t.call(Till.ring)
+        await t.advance(SETTLE)
+        assert refused.value.retry_after > 0
+        assert (instance_of(t, first).state, members(t)) == ("full", 1)
+        await t.advance(30.0)
+        for _ in range(30):
+            assert await t.call(Till.ring) == "rung"
+        assert (members(t), tills[0].rung, tills[1].rung) == (1, 2, 30)
+        tills[0].go.set()
+        await asyncio.gather(*held)
+        await t.advance(1.0)
+
+        assert (instance_of(t, first).state, instance_of(t, other).state, members(t)) == ("up", "up", 2)
 
 
 async def test_an_app_that_refuses_what_it_has_no_place_for_is_full() -> None:

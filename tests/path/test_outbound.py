@@ -4,9 +4,8 @@ import hashlib
 from typing import Any
 
 import pytest
-from path_world import App, Caller, Message, Serving, at
+from path_world import ROUND_ROBIN, App, Caller, Message, Serving, at
 
-from bus_mesh.balance.pick import Picker
 from bus_mesh.gates.balance import FIND_PATIENCE
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.policy.traffic import Retry
@@ -61,7 +60,7 @@ def test_a_caller_that_asks_is_told_who_answered(one: Serving, app: App) -> None
 
 
 def test_only_those_asked_may_answer(one: Serving, two: Serving, app: App) -> None:
-    caller = Caller(one, picker=Picker.round_robin())
+    caller = Caller(one, traffic=ROUND_ROBIN)
     caller.call(app)
     (call,) = calls(one, caller.turn())
     caller.learn(two, "n2-1")
@@ -175,7 +174,7 @@ def test_a_503_never_runs_what_is_not_idempotent_again(one: Serving, app: App, m
 def test_what_the_last_member_of_a_group_has_just_left_goes_to_an_instance_directly_and_costs_no_try(
     one: Serving, app: App, state: str
 ) -> None:
-    caller = Caller(one, retry=Retry(tries=1))
+    caller = Caller(one, traffic="retry: {tries: 1}")
     caller.call(app, method="get")
     (message,) = caller.turn()
     caller.learn(one, "n1-1", state=state)
@@ -189,7 +188,7 @@ def test_what_the_last_member_of_a_group_has_just_left_goes_to_an_instance_direc
 
 
 def test_what_the_last_member_of_a_group_has_just_left_ends_when_nobody_is_left_at_all(one: Serving, app: App) -> None:
-    caller = Caller(one, retry=Retry(tries=1))
+    caller = Caller(one, traffic="retry: {tries: 1}")
     caller.call(app, method="get")
     (message,) = caller.turn()
     caller.directory.gone("n1", one.keyring.boot)
@@ -202,7 +201,7 @@ def test_what_the_last_member_of_a_group_has_just_left_ends_when_nobody_is_left_
 
 
 def test_a_call_to_one_instance_that_is_gone_is_tried_again_at_another(one: Serving, two: Serving, app: App) -> None:
-    caller = Caller(one, two, picker=Picker.round_robin())
+    caller = Caller(one, two, traffic="balance: round_robin")
     caller.call(app, method="get")
     (message,) = caller.turn()
     caller.outbound.nobody(message.counter, 0.0)
@@ -264,13 +263,13 @@ def test_an_envelope_refused_with_its_own_hash_is_sent_once_more_and_directly(
 
 def test_a_refusal_by_one_who_may_not_serve_or_of_a_direct_call_changes_nothing(one: Serving, app: App) -> None:
     stranger = Serving("n9", serve=("stock",))
-    for picker in (None, Picker.round_robin()):
-        caller = Caller(one, picker=picker)
+    for traffic in ("", ROUND_ROBIN):
+        caller = Caller(one, traffic=traffic)
         caller.learn(stranger)
-        caller.call(app, 1 if picker else 2)
+        caller.call(app, 1 if traffic else 2)
         (message,) = caller.turn()
         digest = hashlib.sha256(message.data).digest()
-        caller.answered(stranger if picker is None else one, Refused(5, message.counter, digest, "NOT_A_RECIPIENT"))
+        caller.answered(one if traffic else stranger, Refused(5, message.counter, digest, "NOT_A_RECIPIENT"))
 
         assert caller.turn() == []
 
@@ -371,20 +370,20 @@ def test_a_call_that_nobody_is_found_for_did_not_run(app: App) -> None:
 
 
 def test_the_calls_of_a_dead_process_end_or_move_at_once(one: Serving, two: Serving) -> None:
-    for method, picker, ends in (
-        ("create", Picker.round_robin(), True),  # it alone had it
-        ("get", Picker.round_robin(), False),
-        ("create", None, False),  # another member of the group may be running it
-        ("get", None, False),
+    for method, traffic, ends in (
+        ("create", ROUND_ROBIN, True),  # it alone had it
+        ("get", ROUND_ROBIN, False),
+        ("create", "", False),  # another member of the group may be running it
+        ("get", "", False),
     ):
-        caller, app = Caller(one, two, picker=picker), App()
+        caller, app = Caller(one, two, traffic=traffic), App()
         caller.call(app, method=method)
         (first,) = caller.turn()
         dead = two if first.subject == two.inbox else one
         caller.outbound.dead(dead.keyring.own.node, dead.keyring.boot, 0.0)
 
         assert [frame.reason for frame in app.told if isinstance(frame, Fail)] == (["OUTCOME_UNKNOWN"] if ends else [])
-        assert len(caller.turn()) == (1 if method == "get" else 0), (method, picker)
+        assert len(caller.turn()) == (1 if method == "get" else 0), (method, traffic)
 
 
 @pytest.mark.parametrize(("service", "method"), [("or.ders", "get"), ("orders", "*"), ("", "get"), ("orders", "Get")])
@@ -446,7 +445,7 @@ def test_apps_that_call_the_same_method_share_its_envelope_and_its_round_robin(o
             grouped.call(app, number)
     assert (len(first), len(grouped.turn())) == (2, 1), "the first leaves at once; of the rest all leave together"
 
-    caller = Caller(one, two, picker=Picker.round_robin())
+    caller = Caller(one, two, traffic=ROUND_ROBIN)
     for number in range(2):
         for app in (web, cart):
             caller.call(app, 10 + number)
@@ -455,16 +454,18 @@ def test_apps_that_call_the_same_method_share_its_envelope_and_its_round_robin(o
 
 
 def test_while_its_agent_leaves_a_serving_app_still_calls_by_turns(one: Serving, two: Serving, app: App) -> None:
-    pickers: list[Picker] = []
-    caller = Caller(one, two, picker=Picker.round_robin())
+    compilations: list[str] = []
+    caller = Caller(one, two, traffic=ROUND_ROBIN)
     compiled = caller.outbound._compile
-    caller.outbound._compile = lambda service, method: pickers.append(Picker.round_robin()) or compiled(service, method)
+    caller.outbound._compile = lambda service, method: compilations.append(method) or compiled(service, method)
     caller.outbound.leave()
     app.serving[1] = Flight(Path(), None, 1, "web", "m", "x", None, b"", 0.0, 1.0)
     for number in range(6):
         caller.call(app, number)
 
-    assert len(pickers) == 1, "compiled once: a new picker for each call would choose the first instance for ever"
+    assert compilations == ["create"], (
+        "compiled once: a new picker for each call would choose the first instance for ever"
+    )
 
 
 def test_calls_of_two_epochs_keep_their_envelopes_apart(one: Serving, app: App) -> None:

@@ -3,10 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from path_world import App, Caller, Serving, at
+from path_world import ROUND_ROBIN, App, Caller, Serving, at
 
 from bus_mesh.agent.outbox import HELD_BYTES, MOST_FRAMES
-from bus_mesh.balance.pick import Picker
 from bus_mesh.protocol.frames import Call, Reply, decode, encode
 
 
@@ -45,7 +44,7 @@ def test_a_turn_s_calls_to_a_group_are_dealt_over_its_instances() -> None:
 
 def test_calls_to_one_instance_travel_in_one_envelope() -> None:
     (serving,) = nodes(1)
-    caller = Caller(serving, picker=Picker.round_robin())
+    caller = Caller(serving, traffic=ROUND_ROBIN)
     busy(caller, App(), 1 + 30)
 
     assert sizes(caller, serving) == [1, 30]
@@ -65,7 +64,7 @@ def test_an_envelope_holds_64_frames_at_most() -> None:
 @given(st.integers(2, 150), st.integers(1, 5), st.booleans())
 def test_no_call_is_lost_or_sent_twice_however_they_are_dealt(calls: int, count: int, direct: bool) -> None:
     servings = nodes(count)
-    caller = Caller(*servings, picker=Picker.round_robin() if direct else None)
+    caller = Caller(*servings, traffic=ROUND_ROBIN if direct else "")
     busy(caller, App(), calls)
     messages = caller.turn()
     ids = list[int]()

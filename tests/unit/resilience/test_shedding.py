@@ -21,14 +21,14 @@ class Room(NamedTuple):
 def test_one_refusal_is_enough_to_be_full() -> None:
     shedding = Shedding()
     assert shedding.look(0.0, 4, [Room(4)]) is Standing.UP
-    shedding.refused(4)
+    shedding.refused()
 
     assert shedding.look(0.0, 4, [Room(4)]) is Standing.FULL
 
 
 def test_it_comes_back_after_a_calm_while_and_not_before() -> None:
     shedding = Shedding()
-    shedding.refused(4)
+    shedding.refused()
     shedding.look(1.0, 2, [Room(2)])
 
     assert shedding.look(1.0 + CALM_SECONDS * 0.99, 2, [Room(2)]) is Standing.FULL
@@ -38,12 +38,12 @@ def test_it_comes_back_after_a_calm_while_and_not_before() -> None:
 def test_a_refusal_a_busy_moment_or_somebody_who_waits_begins_the_while_anew() -> None:
     for busy in (Room(3), Room(0, waiting=1)):
         shedding = Shedding()
-        shedding.refused(4)
+        shedding.refused()
         shedding.look(0.0, 2, [Room(2)])
         shedding.look(0.4, 3, [Room(2), busy])
         shedding.look(0.5, 2, [Room(2)])
         assert shedding.look(0.9, 2, [Room(2)]) is Standing.FULL
-        shedding.refused(2)
+        shedding.refused()
         shedding.look(1.0, 2, [Room(2)])
         assert shedding.look(1.4, 2, [Room(2)]) is Standing.FULL
         assert shedding.look(1.5, 2, [Room(2)]) is Standing.UP
@@ -51,7 +51,7 @@ def test_a_refusal_a_busy_moment_or_somebody_who_waits_begins_the_while_anew() -
 
 def test_with_one_place_it_is_calm_when_nothing_runs() -> None:
     shedding = Shedding()
-    shedding.refused(1)
+    shedding.refused()
     shedding.look(0.0, 1, [Room(1, concurrency=1)])
     assert shedding.look(9.0, 1, [Room(1, concurrency=1)]) is Standing.FULL
     shedding.look(10.0, 0, [Room(0, concurrency=1)])
@@ -59,14 +59,26 @@ def test_with_one_place_it_is_calm_when_nothing_runs() -> None:
     assert shedding.look(10.0 + CALM_SECONDS, 0, [Room(0, concurrency=1)]) is Standing.UP
 
 
-def test_without_known_places_it_is_measured_by_what_it_had_when_it_refused() -> None:
-    shedding = Shedding()
-    shedding.refused(8)
-    shedding.look(0.0, 6, [])
-    assert shedding.look(5.0, 6, []) is Standing.FULL
-    shedding.look(6.0, 5, [])
+def test_an_app_that_refuses_by_itself_is_measured_by_what_it_had_in_hand() -> None:
+    for places in ([], [Room(0, concurrency=64)]):
+        shedding = Shedding()
+        shedding.refused(8)
+        shedding.look(0.0, 6, places)
+        assert shedding.look(5.0, 6, places) is Standing.FULL
+        shedding.look(6.0, 5, places)
+        assert shedding.look(6.0 + CALM_SECONDS, 5, places) is Standing.UP
+        shedding.refused()
+        shedding.look(9.0, 50, places)
 
-    assert shedding.look(6.0 + CALM_SECONDS, 5, []) is Standing.UP
+        assert shedding.look(9.0 + CALM_SECONDS, 50, places) is Standing.UP, "what is over is not held against it"
+
+
+def test_an_app_that_had_nothing_in_hand_when_it_refused_is_calm_with_nothing() -> None:
+    shedding = Shedding()
+    shedding.refused(0)
+    shedding.look(0.0, 0, [])
+
+    assert shedding.look(CALM_SECONDS, 0, []) is Standing.UP
 
 
 def test_so_many_failures_in_a_row_make_it_unwell_and_one_success_well() -> None:
@@ -89,7 +101,7 @@ def test_it_stays_unwell_when_policy_comes_to_allow_more_failures() -> None:
 
 def test_unwell_goes_before_full_and_leaves_it_behind() -> None:
     shedding = Shedding()
-    shedding.refused(4)
+    shedding.refused()
     shedding.checked(False, 1)
     assert shedding.look(0.0, 4, [Room(4)]) is Standing.UNWELL
     shedding.checked(True, 1)
@@ -100,7 +112,7 @@ def test_unwell_goes_before_full_and_leaves_it_behind() -> None:
 def test_the_limit_of_an_instance_has_the_places_that_are_looked_at() -> None:
     limit, shedding = ConcurrencyLimit[int](Limit(concurrency=2, queue=0)), Shedding()
     limit.enter(1, 0.0, 9.0), limit.enter(2, 0.0, 9.0)
-    shedding.refused(2)
+    shedding.refused()
     assert shedding.look(0.0, 2, [limit]) is Standing.FULL
     limit.leave(1, 0.1)
     shedding.look(0.5, 1, [limit])
@@ -132,7 +144,7 @@ def test_it_is_out_exactly_while_a_plain_reading_of_its_history_says_so(
         now += pause
         room = Room(min(running, concurrency), waiting, concurrency)
         if event == "refused":
-            shedding.refused(room.running)
+            shedding.refused()
             full, calm = True, []
         elif event != "look":
             shedding.checked(event == "passed", failures)

@@ -19,7 +19,17 @@ PUBLIC = [
     *("Mesh", "SyncMesh", "Service", "Serving", "Context", "rpc", "blocking", "health", "current", "options"),
     *("MeshError", "Code", "Ran", "Fault", "Cancelled", "InvalidArgument", "InvalidName", "PayloadTooLarge"),
     *("DeadlineExceeded", "NotFound", "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Unimplemented"),
-    *("Internal", "Unauthenticated", "Unavailable", "NoInstances", "Draining", "BusStalled", "AgentAway"),
+    *(
+        "Internal",
+        "Unauthenticated",
+        "Unavailable",
+        "NoInstances",
+        "Draining",
+        "BusStalled",
+        "CircuitOpen",
+        "RateLimited",
+        "AgentAway",
+    ),
     "OutcomeUnknown",
 ]
 NOT_AT_IMPORT = ["nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml"]
