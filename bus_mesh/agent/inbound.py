@@ -94,6 +94,8 @@ class Inbound:
         self._outbox = outbox
         self._compile = compile_path
         self._most = most_per_session
+        self.came = 0
+        """Calls that have come, started or refused."""
         self._paths: dict[tuple[str, str], Path] = {}
         self._by_source: dict[tuple[str, str, int], Flight] = {}
 
@@ -116,6 +118,7 @@ class Inbound:
         _, number, service, method, ttl_ms, caller, head, payload = frame
         peer = opened.peer
         key = (peer.node, peer.boot, number)
+        self.came += 1
         if key in self._by_source:
             return
         fits = service == instance.service and method in instance.methods and caller in peer.certificate.call_as

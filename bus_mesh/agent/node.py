@@ -14,7 +14,7 @@ from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
-from bus_mesh.agent.hosting import LOOK, Hosting
+from bus_mesh.agent.hosting import LOOK, SETTLE, Hosting
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.local import Door
 from bus_mesh.agent.outbound import Outbound
@@ -210,12 +210,21 @@ class Node:
         for session in self.door.sessions:
             session.drain()
         await self.hosting.leave_all()
-        end = self._loop.time() + patience
-        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):  # noqa: ASYNC110 - as in hosting
-            await asyncio.sleep(LOOK)
+        await self._quiet(self._loop.time() + patience)
         self.announcer.withdraw()
         for session in list(self.door.sessions):
             session.close()
+
+    async def _quiet(self, end: float) -> None:
+        """Return once all calls are answered, and none has come for a while from who had not heard that we leave."""
+        came, since = -1, 0.0
+        while (now := self._loop.time()) < end:
+            busy = self.inbound.calls or not all(session.idle for session in self.door.sessions)
+            if busy or self.inbound.came != came:
+                came, since = self.inbound.came, now
+            elif now - since >= SETTLE:
+                return
+            await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
         """End everything that this node has started; the bus is the caller's."""

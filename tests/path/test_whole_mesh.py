@@ -10,6 +10,7 @@ from bus_mesh.agent.node import Node
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.bus.memory import Message
 from bus_mesh.policy.models import Revocation
+from bus_mesh.policy.traffic import Limit
 from bus_mesh.testing import MemoryMesh
 
 
@@ -209,6 +210,24 @@ async def test_an_agent_that_leaves_answers_what_it_has() -> None:
         await t.advance(1.0)
 
         assert call.result() == "a"
+        assert leaving.done()
+
+
+async def test_an_agent_that_leaves_answers_also_those_that_wait_for_a_place() -> None:
+    async with MeshTest() as t:
+        book = Book()
+        await t.serve(book)
+        await t.call(Ledger.read, "first")
+        book.go.clear()
+        calls = [asyncio.create_task(t.client(Ledger, timeout=20.0).write(str(number))) for number in range(100)]
+        await t.advance(0.1)
+        assert len(book.ran) == 1 + Limit().concurrency, "the others wait in the agent"
+        leaving = asyncio.create_task(node_of(t, 1).drain(30.0))
+        await t.advance(1.0)
+        book.go.set()
+        await t.advance(1.0)
+
+        assert [call.result() for call in calls] == [str(number) for number in range(100)]
         assert leaving.done()
 
 
