@@ -1,9 +1,9 @@
 """What a gate is, what it may say, and the path that gates make.
 
 A gate *holds* a call from the first `enter` that returns None or Wait until its `leave`. Whatever ends the call,
-exactly the gates that hold it get `leave`, the deepest first, once each. A gate that refuses, also after its own Wait,
-has let go by itself and gets none. After `Again` the gate that said it and those above it still hold; those below do
-not.
+exactly the gates that hold it get `leave`, the deepest first, once each. A gate that answers or refuses, also after its
+own Wait, has let go by itself and gets none. After `Again` the gate that said it and those above it still hold; those
+below do not.
 
 What counters, slots and circuits a gate uses live outside the path, so that a path compiled from a newer policy goes on
 where the older one stands.
@@ -100,13 +100,22 @@ class Flight:
         return f"Flight({self.caller}→{self.service}/{self.method} #{self.id} {self.stage.value} held={self.held})"
 
 
-class Refuse:
-    """The call ends here with this error; whether it ran is the error's word."""
+class Answer:
+    """The call ends here, with this outcome: a success, or what is known of it already."""
 
     __slots__ = ("outcome",)
 
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class Refuse(Answer):
+    """The call ends here with this error; whether it ran is the error's word."""
+
+    __slots__ = ()
+
     def __init__(self, error: MeshError) -> None:
-        self.outcome = Outcome.refusal(error)
+        super().__init__(Outcome.refusal(error))
 
 
 class Wait:
@@ -128,15 +137,15 @@ class Again:
 
 
 class Wake:
-    """A parked call may go on: its gate's `enter` is called again."""
+    """Parked calls may go on: their gate's `enter` is called again, in this order."""
 
-    __slots__ = ("flight",)
+    __slots__ = ("flights",)
 
-    def __init__(self, flight: Flight) -> None:
-        self.flight = flight
+    def __init__(self, *flights: Flight) -> None:
+        self.flights = flights
 
 
-Entering: TypeAlias = Refuse | Wait | None
+Entering: TypeAlias = Answer | Wait | None
 Leaving: TypeAlias = Again | Wake | None
 
 
@@ -150,11 +159,11 @@ class Gate:
     failures_only = False
 
     def enter(self, call: Flight, now: float) -> Entering:
-        """Let the call on (None), refuse it, or park it."""
+        """Let the call on (None), answer or refuse it, or park it."""
         return None
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Leaving:
-        """See the outcome on its way back (None), have the call tried again, or wake another."""
+        """See the outcome on its way back (None), have the call tried again, or wake others."""
         return None
 
 
