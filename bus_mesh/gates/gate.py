@@ -36,14 +36,15 @@ class Stage(Enum):
 class Flight:
     """One call on its way through an agent, from `begin` to its one end.
 
-    `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
+    `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them, or
+    ask an instance for what is kept of it.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
     `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run. `proof` is what
     the sender of a call from the bus has signed, or None.
     `key` is what its instance is chosen by where policy says so. `once` says that it has an idempotency key; `last` is
     then the instance tried last. `ticket` is its circuit's, `place` where it has a place or waits for one, and `since`
-    when it has waited.
+    when it has waited. `keyed` is what its instance keeps of the idempotency key that it runs or waits for.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -59,6 +60,7 @@ class Flight:
     target: Any = None
     sent: Any = None
     proof: Any = None
+    keyed: Any = None
     try_id = 0
     tried_at = 0.0
     until = 0.0
