@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.gates.once import Answers
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
 from bus_mesh.protocol.call import Outcome
@@ -61,9 +62,24 @@ class Server(Protocol):
 
 
 class Instance:
-    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere."""
+    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
-    __slots__ = ("id", "inflight", "labels", "limits", "methods", "refusing", "service", "session", "state", "version")
+    `kept` are its answers by idempotency key: they go with it.
+    """
+
+    __slots__ = (
+        "id",
+        "inflight",
+        "kept",
+        "labels",
+        "limits",
+        "methods",
+        "refusing",
+        "service",
+        "session",
+        "state",
+        "version",
+    )
 
     def __init__(
         self, id: str, service: str, version: str, labels: dict[str, str], methods: dict[str, Method], session: Server
@@ -79,6 +95,7 @@ class Instance:
         self.inflight = 0
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
         """Its places, by the method where that has a word of its own."""
+        self.kept = Answers()
 
     def __repr__(self) -> str:
         return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"

@@ -81,6 +81,12 @@ class Outcome:
         outcome.final = final
         return outcome
 
+    def copy(self) -> Self:
+        """Return the same outcome for another call: what is said of one is not said of the other."""
+        made = type(self)(self.instance)
+        made.__dict__.update(self.__dict__)
+        return made
+
     def doubt(self) -> None:
         """Take back that it did not run: an earlier try of the same call may have."""
         self.ran = Ran.MAYBE
