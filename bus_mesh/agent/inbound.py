@@ -282,6 +282,8 @@ def _frame(number: int, outcome: Outcome, instance: str | None, proof: Proof | N
     said = outcome.fail.head or {}
     head: Head = {key: said[key] for key in _KEPT if key in said}
     head["ran"] = str(outcome.ran)
+    if outcome.replayed:
+        head["replayed"] = True
     if instance is not None:
         head["instance"] = instance
     if proof is not None:

@@ -73,7 +73,7 @@ class Once(Gate):
             call.payload = b""  # the same as that of the call that runs, which hands it on
             return Wait(call.deadline)
         if entry is Entry.ANSWERED and (answer := kept[name].answer) is not None:
-            return Answer(answer.copy())
+            return _replay(answer)
         return Refuse(_refusal(entry, call, said, kept.retry_after(now)))
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Wake | None:
@@ -99,7 +99,7 @@ class Once(Gate):
         key: Key[Flight, Outcome] = call.keyed
         if key.answer is not None:
             call.keyed = None
-            return Answer(key.answer.copy())
+            return _replay(key.answer)
         if key.runner is not call:
             return Wait(call.deadline)
         self._counted("ran")
@@ -110,6 +110,12 @@ class Once(Gate):
             return None
         heir.payload = call.payload
         return Wake(heir)
+
+
+def _replay(kept: Outcome) -> Answer:
+    answer = kept.copy()
+    answer.replayed = True
+    return Answer(answer)
 
 
 def _refusal(entry: Entry, call: Flight, said: str, delay: float) -> MeshError:

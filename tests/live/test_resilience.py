@@ -223,10 +223,8 @@ async def test_retries_of_a_service_that_is_down_stay_within_their_budget_and_ot
         before = calm.tries()
         down, other = await asyncio.gather(at_rate(mesh, 500, 4.0), at_rate(mesh, 100, 4.0, "echo", service="ledger"))
         factor = (calm.tries() - before) / len(down.calls)
-    before_ms, meanwhile_ms = alone.p99() * 1000, other.p99() * 1000
-    print(
-        f"down: {down}\n{factor:.3f} tries a call; others' P99 {before_ms:.1f} ms before, {meanwhile_ms:.1f} ms meanwhile"
-    )
+    ms = alone.p99() * 1000, other.p99() * 1000
+    print(f"down: {down}\n{factor:.3f} tries a call; others' P99 {ms[0]:.1f} ms before, {ms[1]:.1f} ms")
     assert (down.success, other.success) == (0.0, 1.0)
     assert 1.1 <= factor <= 1.25, "three tries a call where nothing bounds them"
     assert other.p99() <= max(2 * alone.p99(), alone.p99() + 0.005)
