@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.gates.once import Answers
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
 from bus_mesh.protocol.call import Origin, Outcome
@@ -67,13 +68,14 @@ class Instance:
     """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
     `limits` are its places, by the method where that has a word of its own; `has_check` says that it can be asked
-    whether it is well.
+    whether it is well. `kept` are its answers by idempotency key: they go with it.
     """
 
     __slots__ = (
         "has_check",
         "id",
         "inflight",
+        "kept",
         "labels",
         "limits",
         "methods",
@@ -98,6 +100,7 @@ class Instance:
         self.refusing = False
         self.inflight = 0
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
+        self.kept = Answers()
         self.shedding = Shedding()
         self.has_check = False
 
@@ -115,6 +118,8 @@ class Inbound:
         self._outbox = outbox
         self._compile = compile_path
         self._most = most_per_session
+        self.came = 0
+        """Calls that have come, started or refused."""
         self._paths: dict[tuple[str, str], Path] = {}
         self._by_source: dict[tuple[str, str, int], Flight] = {}
         self.refused: Callable[[Instance], None] = lambda instance: None
@@ -141,6 +146,7 @@ class Inbound:
         _, number, service, method, ttl_ms, caller, head, payload = frame
         peer = opened.peer
         key = (peer.node, peer.boot, number)
+        self.came += 1
         if key in self._by_source:
             return
         fits = service == instance.service and method in instance.methods and caller in peer.certificate.call_as
@@ -293,6 +299,8 @@ def _frame(number: int, outcome: Outcome, instance: str | None, proof: Proof | N
     said = outcome.fail.head or {}
     head: Head = {key: said[key] for key in _KEPT if key in said}
     head["ran"] = str(outcome.ran)
+    if outcome.replayed:
+        head["replayed"] = True
     if instance is not None:
         head["instance"] = instance
     if proof is not None:

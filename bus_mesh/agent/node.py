@@ -13,7 +13,7 @@ from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
-from bus_mesh.agent.groups import Groups
+from bus_mesh.agent.groups import SETTLE, Groups
 from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound, Instance
@@ -120,17 +120,9 @@ class Node:
         told = self.now, self.spawn, self.metrics, self._limited
         groups = Groups(bus, self.subjects, self.receiver, changed, *told)
         checkups = Checkups(lambda service: self._compiler.policy.health(service), groups.checked, self.now)
-        self.hosting = Hosting(
-            bus,
-            self.subjects,
-            self.watch,
-            self.announcer,
-            groups,
-            checkups,
-            lambda: f"{own.node}-{world.entropy(4).hex()}",
-            self._setting.labels,
-            self.spawn,
-        )
+        serving = self.subjects, self.watch, self.announcer, groups, checkups
+        labels, spawn = self._setting.labels, self.spawn
+        self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn)
         self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
         self.outbound.stray = self.control.answered
@@ -217,12 +209,21 @@ class Node:
         for session in self.door.sessions:
             session.drain()
         await self.hosting.leave_all()
-        end = self._loop.time() + patience
-        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):  # noqa: ASYNC110 - as in hosting
-            await asyncio.sleep(LOOK)
+        await self._quiet(self._loop.time() + patience)
         self.announcer.withdraw()
         for session in list(self.door.sessions):
             session.close()
+
+    async def _quiet(self, end: float) -> None:
+        """Return once all calls are answered, and none has come for a while from who had not heard that we leave."""
+        came, since = -1, 0.0
+        while (now := self._loop.time()) < end:
+            busy = self.inbound.calls or not all(session.idle for session in self.door.sessions)
+            if busy or self.inbound.came != came:
+                came, since = self.inbound.came, now
+            elif now - since >= SETTLE:
+                return
+            await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
         """End everything that this node has started; the bus is the caller's."""

@@ -35,7 +35,7 @@ class Next(Enum):
 
 def after(outcome: Outcome, *, idempotent: bool, attempt: int, moves: int, tries: int) -> Next:
     """Say what follows from `outcome` of try number `attempt`, of which `moves` were moves and `tries` are allowed."""
-    if outcome.code != _UNAVAILABLE or outcome.final or outcome.origin is Origin.FURTHER:
+    if outcome.code != _UNAVAILABLE or outcome.final or outcome.replayed or outcome.origin is Origin.FURTHER:
         return Next.STANDS
     reason = outcome.reason
     if reason in _FOR_GOOD:

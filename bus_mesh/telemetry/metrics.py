@@ -31,6 +31,7 @@ EVENTS: Final = {
     "limited": ("Calls refused here: no place at the instance, or over a rate.", "why"),
     "astray": ("Calls not placed as policy says: no key, or nobody in their part of the split.", "why"),
     "faults": ("Calls delayed or refused on purpose.", "what"),
+    "idempotency_keys": ("What became of calls with an idempotency key at instances of this node.", "result"),
     "mirrored": ("Copies of calls sent, or dropped because too many were under way.", "result"),
 }
 """What gates count, each with a text and the name of its one label."""

@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with World(folder, POLICY) as world:
         for name in ("node-a", "node-b"):
             (folder / f"{name}.mood").touch()
-            service = {"command": program("moody.py", folder / f"{name}.mood")}
+            service = {"command": program("unwell.py", folder / f"{name}.mood")}
             world.node(name, serve=["moody"], call_as=["tester"], services={"moody": service})
         yield world
 

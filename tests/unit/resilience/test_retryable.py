@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus_mesh.protocol.call import Origin, Outcome
-from bus_mesh.protocol.errors import Code, MeshError, Ran
+from bus_mesh.protocol.errors import Code, MeshError, OutcomeUnknown, Ran
 from bus_mesh.resilience.retryable import MOVES, Next, after
 
 REASONS = ("UNAVAILABLE", "DRAINING", "INSTANCE_GONE", "NOT_A_RECIPIENT", "BUS_STALLED", "CIRCUIT_OPEN", "NO_INSTANCES")
@@ -108,3 +108,10 @@ def test_an_open_circuit_is_not_tried_again() -> None:
     refused = outcome("CIRCUIT_OPEN", ran=Ran.NO, origin=Origin.HERE)
 
     assert after(refused, idempotent=True, attempt=1, moves=0, tries=10) is Next.STANDS
+
+
+def test_the_answer_to_an_earlier_call_with_the_same_key_is_not_asked_for_again() -> None:
+    failed = Outcome.refusal(OutcomeUnknown("given up"))
+    failed.origin, failed.replayed = Origin.TARGET, True
+
+    assert after(failed, idempotent=True, attempt=1, moves=0, tries=3) is Next.STANDS

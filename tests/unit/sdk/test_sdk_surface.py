@@ -30,7 +30,7 @@ PUBLIC = [
         "RateLimited",
         "AgentAway",
     ),
-    "OutcomeUnknown",
+    *("OutcomeUnknown", "KeyReused"),
 ]
 NOT_AT_IMPORT = ["nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml"]
 IMPORT_SECONDS = 0.060
