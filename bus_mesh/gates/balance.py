@@ -11,13 +11,15 @@ from typing import Final, Generic
 from bus_mesh.balance.directory import Directory, Member, P, View
 from bus_mesh.balance.placement import Placement
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
-from bus_mesh.protocol.call import Outcome
-from bus_mesh.protocol.errors import Code, MeshError, NoInstances, OutcomeUnknown, Ran
+from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.errors import Code, InvalidArgument, MeshError, NoInstances, OutcomeUnknown, Ran
 from bus_mesh.resilience.circuits import Circuits
 
 _WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 FIND_PATIENCE: Final = 2.0
 """Seconds that a call waits for somebody to say that they serve what it asks for."""
+KEY_LIMIT: Final = 1024
+"""Characters of an idempotency key."""
 
 
 class Waiting:
@@ -94,7 +96,7 @@ class Balance(Gate, Generic[P]):
         head = call.head
         wanted = None if head is None else head.get("instance")
         if wanted is not None:
-            member = view.member(wanted)
+            member = self._directory.member(call.service, wanted) if type(wanted) is str else None
             if member is None:
                 text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
                 return Refuse(NoInstances(text, ran=Ran.NO))
@@ -104,7 +106,11 @@ class Balance(Gate, Generic[P]):
             if grouped and (circuits is None or not circuits.open):
                 call.target = view
                 return None
-            member = self._choose(call, view, once)
+            if once is not None and (type(once) is not str or len(once) > KEY_LIMIT):
+                return Refuse(
+                    InvalidArgument(f"an idempotency key is text of up to {KEY_LIMIT} characters", ran=Ran.NO)
+                )
+            member = self._choose(call, once)
             if member is None:
                 return Refuse(self._nobody_fits(call, once))
         member.inflight += 1
@@ -126,13 +132,13 @@ class Balance(Gate, Generic[P]):
                 call.last = target.id
         call.target = None
 
-    def _choose(self, call: Flight, view: View[P], once: object) -> Member[P] | None:
+    def _choose(self, call: Flight, once: str | None) -> Member[P] | None:
         if once is None:
             return self._placement.choose(call.key, call.avoid)
         call.once = True
         if call.doubt and not call.idempotent:  # only who may have run it can tell whether it did
-            return view.member(call.last)
-        return self._placement.choose(call.key, call.avoid, str(once))
+            return self._directory.member(call.service, call.last or "")
+        return self._placement.choose(call.key, call.avoid, once)
 
     def _observe(self, member: Member[P], call: Flight, outcome: Outcome, now: float) -> None:
         """Learn from an answer how busy an instance is, and how fast: a failure tells only that when it was slow."""
@@ -140,7 +146,7 @@ class Balance(Gate, Generic[P]):
         if outcome.fail is None:
             member.report(outcome.load)
             member.latency.observe(took, now)
-        elif took > member.latency.seconds and outcome.code != Code.CANCELLED:
+        elif took > member.latency.seconds and outcome.code != Code.CANCELLED and _was_sent(outcome):
             member.latency.observe(took, now)
 
     def _take_over(self, view: View[P], now: float) -> None:
@@ -181,3 +187,8 @@ class Balance(Gate, Generic[P]):
     def _nobody(self, call: Flight) -> Refuse:
         hint = "is one running, and is its node on this bus? see `busmesh get services`"
         return Refuse(NoInstances(f"nobody serves {call.service}: {hint}", ran=Ran.NO))
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    """Tell whether a failed try had left this agent: what was refused here took no time of any instance."""
+    return outcome.ran is not Ran.NO or outcome.origin is not Origin.HERE
