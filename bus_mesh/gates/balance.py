@@ -151,7 +151,8 @@ class Balance(Gate, Generic[P]):
 
     def _take_over(self, view: View[P], now: float) -> None:
         if self._circuits is not None:
-            self._circuits.follow(member.id for member in view.ready)
+            # Whom a split gives no calls is not one of those of whom half must be left.
+            self._circuits.follow(member.id for member in self._placement.reached(view.ready))
         self._view = view
         self._place(view, now)
 
