@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bus_mesh.agent.drive import Driver
-from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.gates.gate import Flight, Path, Stage
 
 MOST: Final = 256
 """Copies under way at once; beyond that no more are made."""
@@ -25,8 +25,8 @@ class Copies:
     ) -> None:
         self.flights: dict[int, Flight] = {}
         self.serving: dict[int, Flight] = {}
-        self.due: list[tuple[Flight, str]] = []
-        """The calls to copy, and to whom."""
+        self.due: list[tuple[Flight, bytes, str]] = []
+        """The calls to copy, with what they carry, and to whom."""
         self._driver = driver
         self._compile = compile_path
         self._counted = counted
@@ -42,29 +42,31 @@ class Copies:
 
     def want(self, call: Flight, to: str) -> None:
         """Note that a call is to be copied to the service `to`."""
-        self.due.append((call, to))
+        self.due.append((call, call.payload, to))  # a call that is refused at once lets go of what it carries
 
     def send(self, now: float) -> None:
         """Send the copies that are due; their calls are on their way by now."""
         due, self.due = self.due, []
-        for call, to in due:
+        for call, payload, to in due:
             if len(self.flights) >= MOST:
                 self._counted("dropped")
             else:
                 self._counted("sent")
-                self._send(call, to, now)
+                self._send(call, payload, to, now)
 
     def write(self, frame: bytes) -> None:
         """Drop an answer."""
 
-    def _send(self, call: Flight, to: str, now: float) -> None:
+    def _send(self, call: Flight, payload: bytes, to: str, now: float) -> None:
         path = self._paths.get((to, call.method))
         if path is None:
             path = self._paths[to, call.method] = self._compile(to, call.method)
         self._made += 1
         head = {key: said for key, said in (call.head or {}).items() if key not in ("instance", "idempotency_key")}
         head[MIRRORED] = True
-        copy = Flight(path, self, self._made, to, call.method, call.caller, head, call.payload, now, call.deadline)
+        copy = Flight(path, self, self._made, to, call.method, call.caller, head, payload, now, call.deadline)
         copy.key = call.key
         self.flights[self._made] = copy
         self._driver.begin(copy, now)
+        if copy.stage is Stage.SENT:
+            copy.payload = b""  # it is never sent again, and its service may take its time

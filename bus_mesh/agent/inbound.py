@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
-from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.gates.gate import Flight, Path, Stage
 from bus_mesh.gates.once import Answers
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
@@ -35,6 +35,7 @@ from bus_mesh.resilience.limit import ConcurrencyLimit
 from bus_mesh.resilience.shedding import Shedding
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
+_WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
@@ -213,7 +214,12 @@ class Inbound:
         self.driver.answer(flight, outcome, now)
 
     def lost(self, session: Server, now: float) -> None:
-        """Tell the callers of a session that is gone: nobody knows whether their calls ran."""
+        """Tell the callers of a session that is gone: nobody knows whether their calls ran, but those that waited."""
+        for flight in [flight for flight in self._by_source.values() if flight.target.session is session]:
+            # First, or the places of the others would be handed on to them. Who waits for another's answer gets that.
+            if flight.stage is _WAITING and flight.place is not None:
+                text = f"instance {flight.target.id} of {flight.service} was lost before it had the call"
+                self.driver.end(flight, Outcome.refusal(InstanceGone(text, ran=Ran.NO)), now)
         flights, session.serving = session.serving, {}
         for flight in flights.values():
             text = f"instance {flight.target.id} of {flight.service} was lost while it held the call"

@@ -53,13 +53,15 @@ class Kept(Generic[K, V]):
     def __init__(self) -> None:
         self._kept: dict[K, tuple[Hashable, V]] = {}
 
-    def of(self, key: K, policy: Any, make: Callable[[], V]) -> V:
-        """Return what is kept under `key` for an equal policy, else make it."""
+    def of(self, key: K, policy: Any, make: Callable[[], V], *, keep: bool = True) -> V:
+        """Return what is kept under `key` for an equal policy, else make it, and `keep` it."""
         held = self._kept.get(key)
         if held is None or held[0] != policy:
-            if len(self._kept) >= MOST:
-                self._kept.clear()
-            held = self._kept[key] = policy, make()
+            held = policy, make()
+            if keep:
+                if len(self._kept) >= MOST:
+                    self._kept.clear()
+                self._kept[key] = held
         return held[1]
 
     def get(self, key: K) -> V | None:
@@ -99,13 +101,14 @@ class Parts(Generic[P]):
         """Return who hands out the meter of one caller of one method."""
         return lambda caller: self.meter(side, service, method, caller)
 
-    def budget(self, service: str, policy: traffic.Budget) -> RetryBudget:
-        """Return the budget for the retries to a service."""
-        return self._budgets.of(service, policy, lambda: RetryBudget(policy))
+    def budget(self, service: str, policy: traffic.Budget, *, keep: bool = True) -> RetryBudget:
+        """Return the budget for the retries to a service; `keep` it, unless an app may have made up the name."""
+        return self._budgets.of(service, policy, lambda: RetryBudget(policy), keep=keep)
 
-    def circuits_of(self, service: str, scope: str, policy: traffic.Breaker) -> Circuits:
-        """Return the circuits to the instances of a service."""
-        return self.circuits.of((service, scope), policy, lambda: Circuits(policy, self.luck.jitter, self._turned))
+    def circuits_of(self, service: str, scope: str, policy: traffic.Breaker, *, keep: bool = True) -> Circuits:
+        """Return the circuits to the instances of a service; `keep` them, unless an app may have made up the name."""
+        key = service, scope
+        return self.circuits.of(key, policy, lambda: Circuits(policy, self.luck.jitter, self._turned), keep=keep)
 
     def buckets(self, service: str, scope: str, number: int, policy: traffic.Rate) -> TokenBuckets:
         """Return the buckets of the `number`th rate of a service."""

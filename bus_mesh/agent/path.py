@@ -43,14 +43,14 @@ def outbound(
 ) -> Path:
     """From a local app to the bus. `labels` are this node's."""
     told, circuits = parts.told, _circuits(parts, policy, service, method)
-    retry, budget = policy.retry(service, method), parts.budget(service, policy.budget(service))
+    budget = parts.budget(service, policy.budget(service), keep=service in policy.services)
     gates: list[Gate] = [
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
-        *_mirror(parts, policy.traffic("mirror", service, method)),  # one copy of a call, not one of each try
+        *_mirror(parts, policy.traffic("mirror", service, method), service),  # one copy of a call, not one of each try
         *_fault(parts, policy.traffic("fault", service, method)),  # what is refused on purpose is not tried elsewhere
-        Retry(retry, budget, parts.luck.jitter, told.counter("retries")),  # each try passes everything below
+        Retry(policy.retry(service, method), budget, parts.luck.jitter, told.counter("retries")),  # each try goes below
         _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target
     ]
     if circuits is not None:
@@ -94,8 +94,10 @@ def inbound(parts: Parts[P], access: Access, policy: PolicySet, service: str, me
 
 
 def _circuits(parts: Parts[P], policy: PolicySet, service: str, method: str) -> Circuits | None:
-    breaker = policy.breaker(service, method)
-    return None if breaker is None else parts.circuits_of(service, policy.scope("breaker", service, method), breaker)
+    breaker, scope = policy.breaker(service, method), policy.scope("breaker", service, method)
+    # What policy does not know is denied: names that apps make up would crowd out those of real services.
+    known = service in policy.services
+    return None if breaker is None else parts.circuits_of(service, scope, breaker, keep=known)
 
 
 def _balance(
@@ -123,8 +125,9 @@ def _picker(way: Way | Hash, draw: Any) -> Picker:
     return (Picker.random if way in (Way.QUEUE, Way.RANDOM) else Picker.least_request)(draw)
 
 
-def _mirror(parts: Parts[P], said: traffic.Mirror | None) -> Iterator[Gate]:
-    if said is not None:
+def _mirror(parts: Parts[P], said: traffic.Mirror | None, service: str) -> Iterator[Gate]:
+    """Yield the gate that copies calls; what the mesh has copied to a service does not copy that one's own calls."""
+    if said is not None and said.to != service:
         yield Mirror(mirror.Mirror(said.to, said.percent), parts.luck.roll, parts.told.copy)
 
 

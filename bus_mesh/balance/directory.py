@@ -6,7 +6,7 @@ withdraws. A `View` is what a call needs to know of one service, computed when t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from bus_mesh.balance.ewma import PeakEwma
 from bus_mesh.protocol.frames import Method
@@ -140,11 +140,24 @@ class Member(Generic[P]):
         self.others = max(load - self.inflight, 0)
 
 
+M = TypeVar("M", bound=Member[Any])
+
+
+def ready(members: Iterable[M]) -> list[M]:
+    """Return who of them may be picked.
+
+    Those are the ones that are up; if there are none, the full ones, whose refusal says when to come back; else the
+    unwell ones.
+    """
+    members = list(members)
+    best = next((state for state in _PICKED if any(member.state == state for member in members)), "")
+    return [member for member in members if member.state == best]
+
+
 class View(Generic[P]):
     """One service as calls see it. `peers` are the agents a group call is sealed for, `ready` who may be picked.
 
-    Ready are those that are up; if there are none, the full ones, whose refusal says when to come back; else the unwell
-    ones. The broker's queue group may choose from `grouped_from` on (monotonic seconds): once nobody is leaving it, and
+    The broker's queue group may choose from `grouped_from` on (monotonic seconds): once nobody is leaving it, and
     never when the agents do not fit into one envelope, or nobody is up: then nobody is in the group.
     """
 
@@ -157,9 +170,9 @@ class View(Generic[P]):
         self.members = members
         self.methods = methods
         self.peers: list[P] = list({id(member.peer): member.peer for member in members}.values())
-        best = next((state for state in _PICKED if any(member.state == state for member in members)), "")
-        self.ready = [member for member in members if member.state == best]
-        self.grouped_from = leaving_until if best == "up" and len(self.peers) <= MOST_RECIPIENTS else inf
+        self.ready = ready(members)
+        in_group = any(member.state == "up" for member in self.ready)
+        self.grouped_from = leaving_until if in_group and len(self.peers) <= MOST_RECIPIENTS else inf
 
     def __repr__(self) -> str:
         return f"View({self.service}, ready={len(self.ready)} of {len(self.members)}, peers={len(self.peers)})"

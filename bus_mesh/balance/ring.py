@@ -11,6 +11,7 @@ Points depend on ids alone (BLAKE2b), so all agents that know the same instances
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from hashlib import blake2b
+from math import inf
 from struct import Struct
 from typing import Any, Final, Generic, TypeVar
 
@@ -51,14 +52,18 @@ class Ring(Generic[M]):
                 self._owners |= dict.fromkeys(points, id)
         self._points.sort()
 
-    def pick(self, key: str, total: int, avoid: tuple[str, ...] = (), among: Collection[str] | None = None) -> M | None:
+    def pick(
+        self, key: str, total: int | None, avoid: tuple[str, ...] = (), among: Collection[str] | None = None
+    ) -> M | None:
         """Return who gets a call of `key`, None when the ring is empty. `total`: the sum of all instances' `inflight`.
 
-        Instances in `avoid` are taken only when there is no other. While all others are full, the bound gives way.
-        With `among` only instances of these ids are there, and `total` is their sum.
+        Instances in `avoid` are taken only when there is no other. While all others are full, the bound gives way, and
+        without a `total` there is none. With `among` only instances of these ids are there, and `total` is their sum.
         """
         count = len(self._members) if among is None else len(among)
-        capacity = -(-LOAD_FACTOR[0] * (total + 1) // (LOAD_FACTOR[1] * count)) if count else 0
+        capacity: float = inf
+        if total is not None and count:
+            capacity = -(-LOAD_FACTOR[0] * (total + 1) // (LOAD_FACTOR[1] * count))
         avoided = full = None
         for member in self._from(key):
             if among is not None and member.id not in among:

@@ -70,6 +70,10 @@ class Split:
     def __repr__(self) -> str:
         return f"Split({dict(self._weights)})"
 
+    def takes(self, member: Member[Any]) -> bool:
+        """Tell whether an instance gets any calls."""
+        return any(fits(member, name) for name, _ in self._weights)
+
     def subsets(self, members: Sequence[M]) -> Subsets[M]:
         """Sort a service's instances by subset; one can be in several."""
         return Subsets(self._weights, {name: [it for it in members if fits(it, name)] for name, _ in self._weights})

@@ -11,13 +11,15 @@ from typing import Final, Generic
 from bus_mesh.balance.directory import Directory, Member, P, View
 from bus_mesh.balance.placement import Placement
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
-from bus_mesh.protocol.call import Outcome
-from bus_mesh.protocol.errors import Code, MeshError, NoInstances, OutcomeUnknown, Ran
+from bus_mesh.protocol.call import Origin, Outcome
+from bus_mesh.protocol.errors import Code, InvalidArgument, MeshError, NoInstances, OutcomeUnknown, Ran
 from bus_mesh.resilience.circuits import Circuits
 
 _WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 FIND_PATIENCE: Final = 2.0
 """Seconds that a call waits for somebody to say that they serve what it asks for."""
+KEY_LIMIT: Final = 1024
+"""Characters of an idempotency key."""
 
 
 class Waiting:
@@ -73,6 +75,7 @@ class Balance(Gate, Generic[P]):
         self._grouped = grouped
         self._observes = placement.observes
         self._view: View[P] | None = None
+        self._members: Sequence[Member[P]] = ()
         self._changes = 0
         self._until = inf
 
@@ -90,11 +93,11 @@ class Balance(Gate, Generic[P]):
         if view is not self._view:
             self._take_over(view, now)
         elif circuits is not None and (circuits.changes != self._changes or now >= self._until):
-            self._place(view, now)
+            self._place(now)
         head = call.head
         wanted = None if head is None else head.get("instance")
         if wanted is not None:
-            member = view.member(wanted)
+            member = self._directory.member(call.service, wanted) if type(wanted) is str else None
             if member is None:
                 text = f"{call.service} has no instance {wanted!s:.80}: see `busmesh get instances`"
                 return Refuse(NoInstances(text, ran=Ran.NO))
@@ -104,7 +107,11 @@ class Balance(Gate, Generic[P]):
             if grouped and (circuits is None or not circuits.open):
                 call.target = view
                 return None
-            member = self._choose(call, view, once)
+            if once is not None and (type(once) is not str or len(once) > KEY_LIMIT):
+                return Refuse(
+                    InvalidArgument(f"an idempotency key is text of up to {KEY_LIMIT} characters", ran=Ran.NO)
+                )
+            member = self._choose(call, once)
             if member is None:
                 return Refuse(self._nobody_fits(call, once))
         member.inflight += 1
@@ -126,13 +133,13 @@ class Balance(Gate, Generic[P]):
                 call.last = target.id
         call.target = None
 
-    def _choose(self, call: Flight, view: View[P], once: object) -> Member[P] | None:
+    def _choose(self, call: Flight, once: str | None) -> Member[P] | None:
         if once is None:
             return self._placement.choose(call.key, call.avoid)
         call.once = True
         if call.doubt and not call.idempotent:  # only who may have run it can tell whether it did
-            return view.member(call.last)
-        return self._placement.choose(call.key, call.avoid, str(once))
+            return self._directory.member(call.service, call.last or "")
+        return self._placement.choose(call.key, call.avoid, once)
 
     def _observe(self, member: Member[P], call: Flight, outcome: Outcome, now: float) -> None:
         """Learn from an answer how busy an instance is, and how fast: a failure tells only that when it was slow."""
@@ -140,21 +147,22 @@ class Balance(Gate, Generic[P]):
         if outcome.fail is None:
             member.report(outcome.load)
             member.latency.observe(took, now)
-        elif took > member.latency.seconds and outcome.code != Code.CANCELLED:
+        elif took > member.latency.seconds and outcome.code != Code.CANCELLED and _was_sent(outcome):
             member.latency.observe(took, now)
 
     def _take_over(self, view: View[P], now: float) -> None:
+        self._view, self._members = view, self._placement.reached(view)
         if self._circuits is not None:
-            self._circuits.follow(member.id for member in view.ready)
-        self._view = view
-        self._place(view, now)
+            # Whom a split gives no calls is not one of those of whom half must be left.
+            self._circuits.follow(member.id for member in self._members)
+        self._place(now)
 
-    def _place(self, view: View[P], now: float) -> None:
-        fit: Sequence[Member[P]] = view.ready
+    def _place(self, now: float) -> None:
+        members = fit = self._members
         if self._circuits is not None:
-            fit, self._until = self._circuits.fit(view.ready, now)
+            fit, self._until = self._circuits.fit(members, now)
             self._changes = self._circuits.changes
-        self._placement.place(view.ready, fit)
+        self._placement.place(members, fit)
 
     def _nobody_fits(self, call: Flight, once: object) -> MeshError:
         if once is not None and call.doubt:
@@ -181,3 +189,8 @@ class Balance(Gate, Generic[P]):
     def _nobody(self, call: Flight) -> Refuse:
         hint = "is one running, and is its node on this bus? see `busmesh get services`"
         return Refuse(NoInstances(f"nobody serves {call.service}: {hint}", ran=Ran.NO))
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    """Tell whether a failed try had left this agent: what was refused here took no time of any instance."""
+    return outcome.ran is not Ran.NO or outcome.origin is not Origin.HERE

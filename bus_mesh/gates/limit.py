@@ -50,12 +50,12 @@ class Limit(Gate):
         limit = call.target.limits.get(self._scope)
         if limit is None or limit.policy is not self._policy:
             limit = self._limit_of(call.target)
-        call.place = limit
         entry = limit.enter(call, now, call.deadline)
         if entry is _GO:
+            call.place = limit
             return None
         if entry is _WAIT:
-            call.since = now
+            call.place, call.since = limit, now
             return Wait(call.deadline)
         self._full(call.target)
         text = f"{call.service} at {call.target.id} is full: {limit.running} calls run and {limit.waiting} wait"
@@ -64,6 +64,7 @@ class Limit(Gate):
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Wake | None:
         """Take the call out, and hand its place to the next one."""
         heir = call.place.leave(call, now)
+        call.place = None
         return None if heir is None else Wake(heir)
 
     def _limit_of(self, instance: Any) -> ConcurrencyLimit[Flight]:

@@ -243,6 +243,14 @@ class Service(Kind):
     events: Events | None = None
 
     @model_validator(mode="after")
+    def _is_no_mirror_of_itself(self) -> Self:
+        ways: dict[tuple[str, ...], _Ways] = {("traffic",): self.traffic}
+        for path, way in (ways | {("methods", name): method for name, method in self.methods.items()}).items():
+            if way.mirror is not None and way.mirror.to == self.name:
+                raise refuse(f"{self.name} would get each of these calls twice", "", (*path, "mirror", "to"))
+        return self
+
+    @model_validator(mode="after")
     def _timeouts_fit(self) -> Self:
         longest = self.traffic.longest_timeout
         if longest is None:

@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from bus_mesh.policy.problems import refuse, suggest
-from bus_mesh.policy.units import Duration, Percent, PerSecond, Timeout
+from bus_mesh.policy.units import Duration, Percent, PerSecond, Timeout, Window
 from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import Code
 
@@ -112,7 +112,7 @@ class Budget(Document):
     """Of retries to calls."""
     floor_per_second: float = Field(default=10.0, ge=0.0, le=10_000.0)
     """Retries that are always allowed."""
-    window: Duration = 10.0
+    window: Window = 10.0
 
 
 class Breaker(Document):
@@ -122,7 +122,7 @@ class Breaker(Document):
     """In a row."""
     success_ratio: float = Field(default=0.8, ge=0.0, le=1.0)
     """Of successes to calls in the window, below which the circuit opens."""
-    window: Duration = 10.0
+    window: Window = 10.0
     calls_at_least: int = Field(default=5, ge=1, le=100_000)
     """In the window, before the ratio counts."""
     rest: Duration = 1.0

@@ -22,6 +22,9 @@ __all__ = [
 CALL_LONGEST: Final = 600.0
 """Seconds that any call may take at most, whatever policy says."""
 
+SLOWEST: Final = 1 / 3600
+"""Of rates, a second: who is refused is told when to come again, and that is a number with an end."""
+
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WRITTEN: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h)")
 _PERCENT: Final = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -78,8 +81,8 @@ def _per_second(written: object) -> float:
     if match is None:
         raise refuse("must be a number in a time", "write 100/s, 600/m or 50/h")
     number = float(match[1]) / _UNITS[match[2]]
-    if not 0.0 < number <= 1e6:
-        raise refuse(f"{number:g}/s is not over 0 and up to 1000000/s")
+    if not SLOWEST <= number <= 1e6:
+        raise refuse(f"{number:g}/s is not within 1/h and 1000000/s")
     return number
 
 
@@ -94,8 +97,11 @@ Duration = Annotated[float, seconds_within(0.0, 86400.0), _SHOWN]
 Interval = Annotated[float, seconds_within(0.1, 86400.0), _SHOWN]
 """Seconds between two of something, written with a unit: 100ms to 24h."""
 
+Window = Annotated[float, seconds_within(0.1, 86400.0), _SHOWN]
+"""Seconds over which something is counted, written with a unit: 100ms to 24h."""
+
 Percent = Annotated[float, BeforeValidator(_percent)]
 """Hundredths, 0 to 100."""
 
 PerSecond = Annotated[float, BeforeValidator(_per_second), PlainSerializer(lambda n: f"{n:.12g}/s", when_used="json")]
-"""A number a second, written with its time: over 0, at most a million."""
+"""A number a second, written with its time: once an hour to a million."""

@@ -55,7 +55,10 @@ class Circuits:
 
     def follow(self, instances: Iterable[str]) -> None:
         """Have a circuit for each of these instances and no others, closing what is then open in excess of half."""
-        self._breakers = {name: self._breakers.get(name) or Breaker(self.policy) for name in instances}
+        names = dict.fromkeys(instances)
+        if names.keys() == self._breakers.keys():
+            return  # each path of a service says so when its directory changes: only the first has news
+        self._breakers = {name: self._breakers.get(name) or Breaker(self.policy) for name in names}
         opened = [breaker for breaker in self._breakers.values() if breaker.state is not _CLOSED]
         opened.sort(key=lambda breaker: breaker.due)
         excess = max(len(opened) - len(self._breakers) // 2, 0)
