@@ -9,6 +9,7 @@ from bus_mesh.cli import (
     agent,
     bench,
     call,
+    describe,
     get,
     mesh,
     nats,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(call.call)
 app.add_typer(get.app, name="get")
+app.add_typer(describe.app, name="describe")
 app.command()(status.status)
 app.command()(bench.bench)
 app.command()(agent.agent)
