@@ -47,7 +47,7 @@ def outbound(
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
-        *_mirror(parts, policy.traffic("mirror", service, method)),  # one copy of a call, not one of each try
+        *_mirror(parts, policy.mirror(service, method)),  # one copy of a call, not one of each try
         *_fault(parts, policy.traffic("fault", service, method)),  # what is refused on purpose is not tried elsewhere
         Retry(retry, budget, parts.luck.jitter, told.counter("retries")),  # each try passes everything below
         _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target

@@ -51,7 +51,7 @@ def policy_of(policy: PolicySet, service: str) -> dict[str, Any] | None:
 def _resolved(said: ServicePolicy, part: str) -> dict[str, Any]:
     words = (("service", _word(said.document, part)), ("mesh", _word(said.mesh, part)))
     for place, value in words:
-        if value is not None:
+        if value is not None and not (part == "mirror" and value.to == said.name):  # as in PolicySet.mirror
             return {"value": _plain(value), "from": place}
     return {"value": _plain(DEFAULTS[part]), "from": "default"}
 

@@ -59,3 +59,13 @@ def test_the_defaults_that_are_shown_are_those_that_paths_take() -> None:
     assert plain.limit("orders", "get") == DEFAULTS["limit"]
     assert plain.balance("orders", "get") is DEFAULTS["balance"] is Balance.QUEUE
     assert plain.longest("orders") == DEFAULTS["longest_timeout"]
+
+
+def test_a_mirror_for_the_whole_mesh_leaves_out_the_service_that_it_goes_to() -> None:
+    text = "kind: Mesh\ntraffic: {mirror: {to: shadow, percent: 5}}\n---\nkind: Service\nname: "
+    to, other = (PolicySet.of(parse(text + name, "p")) for name in ("shadow", "orders"))
+
+    assert to.mirror("shadow", "get") is None
+    assert other.mirror("orders", "get") is not None
+    shown = [policy_of(to, "shadow"), policy_of(other, "orders")]
+    assert [said and said["traffic"]["mirror"]["from"] for said in shown] == ["default", "mesh"]
