@@ -22,7 +22,8 @@ lint: .venv/.ready          ## style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: .venv/.ready         ## calls through two agents beside plain nats-py; exit 1 when a floor is missed
+bench: .venv/.ready         ## what gates cost, and calls through two agents beside plain nats-py; exit 1 when a floor is missed
+	$(BIN)/python -m benchmarks.gates
 	$(BIN)/python -m benchmarks.calls
 
 bench-signed: .venv/.ready   ## what signing calls and keeping receipts costs beside sealing them; no floor

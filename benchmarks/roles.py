@@ -34,6 +34,12 @@ class EchoSigned(Service, name="echo-signed", version="1.0.0"):
         raise NotImplementedError
 
 
+class EchoBare(Service, name="echo-bare", version="1.0.0"):
+    @rpc(idempotent=True)
+    async def say(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+
 class EchoImpl(Echo):
     async def say(self, data: bytes) -> bytes:
         return data
@@ -44,18 +50,24 @@ class EchoDirectImpl(EchoDirect):
         return data
 
 
+class EchoBareImpl(EchoBare):
+    async def say(self, data: bytes) -> bytes:
+        return data
+
+
 class EchoSignedImpl(EchoSigned):
     async def say(self, data: bytes) -> bytes:
         return data
 
 
-CONTRACTS = {"echo": Echo, "echo-direct": EchoDirect, "echo-signed": EchoSigned}
+CONTRACTS = {"echo": Echo, "echo-direct": EchoDirect, "echo-bare": EchoBare, "echo-signed": EchoSigned}
 
 
 async def serve(socket: str) -> None:
     async with Mesh.connect(app="echo", socket=socket) as mesh:
         await mesh.serve(EchoImpl(), concurrency=1024)
         await mesh.serve(EchoDirectImpl(), concurrency=1024)
+        await mesh.serve(EchoBareImpl(), concurrency=1024)
         await mesh.serve(EchoSignedImpl(), concurrency=1024)
         print("ready", flush=True)
         await mesh.wait_closed()

@@ -26,11 +26,16 @@ access: {allow: [{from: [bench], methods: ["*"]}]}
 traffic: {balance: round_robin}
 ---
 kind: Service
+name: echo-bare
+access: {allow: [{from: [bench], methods: ["*"]}]}
+traffic: {retry: off, breaker: off, limit: off}
+---
+kind: Service
 name: echo-signed
 access: {allow: [{from: [bench], methods: ["*"]}]}
 envelope: signed
 """
-SERVICES = ("echo", "echo-direct", "echo-signed")
+SERVICES = ("echo", "echo-direct", "echo-bare", "echo-signed")
 
 
 class Stage:

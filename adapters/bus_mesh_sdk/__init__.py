@@ -25,6 +25,7 @@ from bus_mesh.protocol.errors import (
     Internal,
     InvalidArgument,
     InvalidName,
+    KeyReused,
     MeshError,
     NoInstances,
     NotFound,
@@ -39,6 +40,7 @@ from bus_mesh.protocol.errors import (
     Unimplemented,
 )
 from bus_mesh_sdk._context import Context, current, options
+from bus_mesh_sdk._health import health
 from bus_mesh_sdk._mesh import Mesh
 from bus_mesh_sdk._service import Service, blocking, rpc
 from bus_mesh_sdk._serving import Serving
@@ -58,6 +60,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "InvalidName",
+    "KeyReused",
     "Mesh",
     "MeshError",
     "NoInstances",
@@ -76,6 +79,7 @@ __all__ = [
     "Unimplemented",
     "blocking",
     "current",
+    "health",
     "options",
     "rpc",
 ]

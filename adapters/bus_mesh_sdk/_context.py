@@ -118,9 +118,12 @@ def options(
     """Say more about the calls made inside the block.
 
     `timeout` in seconds, at most 600. `metadata` is text to text and adds to that of outer blocks. `key` keeps calls
-    with the same key on one instance, or in one part of a split, where policy says so. `idempotency_key` travels
-    with the call; no agent keeps answers by it yet, so it does not make a call safe to repeat.
-    `instance` names the one instance to call.
+    with the same key on one instance, or in one part of a split, where policy says so. `instance` names
+    the one instance to call.
+
+    `idempotency_key`, 1 to 255 bytes of UTF-8: an instance runs what this app asks of a method with one key once, and
+    answers who comes again with what came of it, until a minute after the deadline of the call that ran. With other
+    parameters the key is refused (KeyReused). Another instance does not know it.
     """
     if timeout is not None:
         check_timeout(timeout)

@@ -27,12 +27,14 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Fail, Fields, Head, Kind, encode
+from bus_mesh.protocol.frames import Fail, Fields, Head, Kind, Method, encode
+from bus_mesh.protocol.names import HEALTH
 from bus_mesh.protocol.wheel import OFF, Wheel
 from bus_mesh_sdk._codec import Codec
 from bus_mesh_sdk._connection import Connection
 from bus_mesh_sdk._context import NOTHING, Context, answering, asked
 from bus_mesh_sdk._failure import failure, refusal
+from bus_mesh_sdk._health import Check, check_of
 from bus_mesh_sdk._runner import Habit, Runner
 from bus_mesh_sdk._service import Contract, Service, is_blocking
 
@@ -139,6 +141,10 @@ class Serving:
         variables = copy_context()
         variables.run(asked.set, NOTHING)  # a handler does not inherit what its server's author asked for
         self._runner = Runner(loop, variables)
+        check = check_of(implementation, contract)
+        self._check = None if check is None else Check(check, contract.service, loop, variables)
+        if check is not None:
+            self.methods += (Method(HEALTH, True, 0, ""),)
 
     def __repr__(self) -> str:
         where = f"{self.service} {self.version} as {self.instance or '?'}"
@@ -164,6 +170,9 @@ class Serving:
         expires = expiry_of(ttl_ms, head, now)
         full = len(self._queue) >= self.queue_limit and not self._free(connection)
         if method not in self._handlers or expires <= now or self.state is _CLOSED or full:
+            if method == HEALTH and self._check is not None:
+                self._check.asked(connection, number, expires)
+                return
             error = self._refusal(method, expires, now)
             connection.write(encode(refusal(number, error, self.instance)))
             return
@@ -199,6 +208,8 @@ class Serving:
     def end(self) -> None:
         """Note that no further call will come."""
         self.state = State.CLOSED
+        if self._check is not None:
+            self._check.stop()
         if not self.withdrawn.done():
             self.withdrawn.set_result(None)
         if not self.joined.done():

@@ -29,6 +29,7 @@ from bus_mesh.testing import ManualClock, MemoryMesh
 from bus_mesh_sdk._client import client_of
 from bus_mesh_sdk._connection import Connection
 from bus_mesh_sdk._context import check_timeout, current
+from bus_mesh_sdk._health import check_of, health
 from bus_mesh_sdk._mesh import Mesh
 from bus_mesh_sdk._service import Contract, Method, Service, contract_of, method_of
 from bus_mesh_sdk._serving import Serving
@@ -179,7 +180,8 @@ class MeshTest:
         contract = contract_of(type(implementation))
         handlers = contract.handlers(implementation)
         more = {"labels": labels, "version": version, "concurrency": concurrency, "queue": queue}
-        return await self._time.through(self._serve(contract, handlers, app or contract.service, more))
+        check = check_of(implementation, contract)
+        return await self._time.through(self._serve(contract, handlers, app or contract.service, more, check))
 
     def stub(self, method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]]) -> Stub[_R]:
         """Have a method answer what the test says: `t.stub(Stock.reserve).returns(...)` or `.raises(...)`.
@@ -291,12 +293,17 @@ class MeshTest:
         return mesh
 
     async def _serve(
-        self, contract: Contract, handlers: Mapping[str, _Handler], app: str, more: Mapping[str, Any]
+        self,
+        contract: Contract,
+        handlers: Mapping[str, _Handler],
+        app: str,
+        more: Mapping[str, Any],
+        check: _Handler | None = None,
     ) -> Serving:
         self._unserved.pop(contract.service, None)
         self._know(contract.service)
         mesh = await self._open(names.service_name(app), (contract.service,))
-        return await mesh.serve(self._double(contract, handlers), **more)
+        return await mesh.serve(self._double(contract, handlers, check), **more)
 
     async def _serve_stubs(self) -> None:
         """Serve what has stubs and nobody to serve it."""
@@ -309,11 +316,13 @@ class MeshTest:
             await mesh.close()
         await self._network.close()
 
-    def _double(self, contract: Contract, handlers: Mapping[str, _Handler]) -> Service:
+    def _double(self, contract: Contract, handlers: Mapping[str, _Handler], check: _Handler | None) -> Service:
         """Return an implementation of `contract` that notes each call, then does as it is told or as `handlers` do."""
         body = {
             method.attribute: self._handler(method, handlers.get(name)) for name, method in contract.methods.items()
         }
+        if check is not None:
+            body["_well"] = _asking(check)
         kind = new_class(contract.owner.__name__, (contract.owner,), exec_body=lambda namespace: namespace.update(body))
         double: Service = object.__new__(kind)
         return double
@@ -336,6 +345,14 @@ class MeshTest:
             return await handler(**params)
 
         return handle
+
+
+def _asking(check: _Handler) -> _Handler:
+    @health
+    async def well(self_: Any) -> None:
+        await check()
+
+    return well
 
 
 def _owner_of(method: Method) -> Contract:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from bus_mesh.gates.gate import Again, Flight, Refuse, Stage, Wait, Wake
+from bus_mesh.gates.gate import Again, Answer, Flight, Stage, Wait, Wake
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import DeadlineExceeded, Ran
 from bus_mesh.protocol.wheel import OFF, Wheel
@@ -66,13 +66,9 @@ class Driver:
 
     def end(self, flight: Flight, outcome: Outcome, now: float) -> None:
         """End a flight for good, wherever it stands: cancelled, out of time, or its app is gone."""
-        if flight.stage is _ENDED:
-            return
-        outcome.final = True
-        if flight.stage is _SENT:
-            self._abandon(flight)
-        self._up(flight, flight.held, outcome, now)  # never down again: the outcome is final
-        self._settle(now)
+        if flight.stage is not _ENDED:
+            self._end(flight, outcome, now)
+            self._settle(now)
 
     def wake(self, flight: Flight, now: float) -> None:
         """Let a parked flight ask its gate again."""
@@ -84,8 +80,8 @@ class Driver:
         if flight.stage is _ENDED:
             return
         if now >= flight.deadline - _EARLY:
-            ran = Ran.MAYBE if flight.stage is _SENT else Ran.NO
-            self.end(flight, Outcome.refusal(_too_late(flight, now, ran)), now)
+            self._end(flight, _too_late(flight, now), now)
+            self._settle(now)
             return
         if flight.stage in (_WAITING, _PAUSED) and now >= flight.until - _EARLY:
             self._wheel.add(flight, flight.deadline, now)
@@ -100,13 +96,19 @@ class Driver:
             flight = self._woken.popleft()
             if flight.stage is not _WAITING:
                 continue
-            if now >= flight.deadline:
-                self.due(flight, now)
+            if now >= flight.deadline:  # which may wake another: it is this loop's, however many there are
+                self._end(flight, _too_late(flight, now), now)
             else:
                 self._down(flight, flight.held - 1, now)
 
+    def _end(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        outcome.final = True
+        if flight.stage is _SENT:
+            self._abandon(flight)
+        self._up(flight, flight.held, outcome, now)  # never down again: the outcome is final
+
     def _down(self, flight: Flight, at: int, now: float) -> None:
-        """Take a flight down from gate `at`: to where it is sent or parked, or back up with what refused it."""
+        """Take a flight down from gate `at`: to where it is sent or parked, or back up with what ended it."""
         while at >= 0:
             outcome = None
             for place, enter in flight.path.below[at]:
@@ -114,7 +116,7 @@ class Driver:
                     if type(said) is Wait:
                         self._park(flight, place + 1, _WAITING, said.until, now)
                         return
-                    at, outcome = place, cast(Refuse, said).outcome
+                    at, outcome = place, cast(Answer, said).outcome
                     break
             else:
                 flight.held = at = flight.path.length
@@ -131,7 +133,7 @@ class Driver:
             if (said := leave(flight, outcome, now)) is None:
                 continue
             if type(said) is Wake:
-                self._woken.append(said.flight)
+                self._woken.extend(said.flights)
             elif not outcome.final and now < flight.deadline:
                 flight.attempt += 1
                 flight.doubt = flight.doubt or outcome.ran is not _NO
@@ -155,6 +157,7 @@ class Driver:
             self._wheel.add(flight, until, now)
 
 
-def _too_late(flight: Flight, now: float, ran: Ran) -> DeadlineExceeded:
+def _too_late(flight: Flight, now: float) -> Outcome:
     took = (now - flight.started) * 1000
-    return DeadlineExceeded(f"{flight.service}/{flight.method} had not answered after {took:.0f} ms", ran=ran)
+    text = f"{flight.service}/{flight.method} had not answered after {took:.0f} ms"
+    return Outcome.refusal(DeadlineExceeded(text, ran=Ran.MAYBE if flight.stage is _SENT else Ran.NO))

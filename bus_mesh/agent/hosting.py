@@ -1,6 +1,8 @@
 """The services that local sessions offer: how an instance joins its group, and leaves without a lost call.
 
     JOINING ──announced, 250 ms, subscribed──▶ UP ──withdraw──▶ LEAVING ──announced, 250 ms, drained──▶ refusing, gone
+                                               ▲▼                  ▲
+                                          FULL, UNWELL ──withdraw──┘         in and out of the group: `groups.py`
 
 A new instance announces itself before it joins, so that callers seal for it by the time the broker may choose it. One
 that leaves says so first, so that callers go elsewhere; what still comes after that is refused and tried elsewhere.
@@ -11,18 +13,18 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from bus_mesh.agent.announce import Announcer
+from bus_mesh.agent.groups import SETTLE, Groups
+from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.inbound import Instance
-from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
 from bus_mesh.agent.watch import Watch
 from bus_mesh.bus.contract import Bus, Subscription
 from bus_mesh.protocol.frames import Kind, Serve, Withdraw
+from bus_mesh.protocol.names import HEALTH
 from bus_mesh.protocol.subjects import Subjects
 
 LOOK: Final = 0.02
 """Seconds between looks at whether all calls are answered."""
-SETTLE: Final = 0.25
-"""Seconds between an announcement and acting on it."""
 
 
 class Hosting:
@@ -32,24 +34,27 @@ class Hosting:
         self,
         bus: Bus,
         subjects: Subjects,
-        receiver: Receiver,
         watch: Watch,
         announcer: Announcer,
+        groups: Groups,
+        checkups: Checkups,
         new_id: Callable[[], str],
         labels: dict[str, str],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._bus = bus
         self._subjects = subjects
-        self._receiver = receiver
         self._watch = watch
         self._announcer = announcer
+        self._groups = groups
+        self._checkups = checkups
         self._new_id = new_id
         self._labels = labels
         self._spawn = spawn
         self.instances = announcer.instances
-        self._groups: dict[str, Subscription] = {}
         self._finds: dict[str, Subscription | None] = {}
+        self.full: Final[Callable[[Instance], None]] = groups.full
+        """Note that an instance had no place for a call: it leaves its group until it is calm. Cheap when repeated."""
 
     def __repr__(self) -> str:
         return f"Hosting({list(self.instances.values())})"
@@ -57,8 +62,10 @@ class Hosting:
     def serve(self, session: LocalSession, frame: Serve) -> None:
         """Begin to serve; the session is told SERVED once the instance is in the group."""
         methods = {method.name: method for method in frame.methods}
+        asked = methods.pop(HEALTH, None) is not None  # between app and agent: nobody else is to know it or call it
         labels = {**self._labels, **frame.labels}
         instance = Instance(self._new_id(), frame.service, frame.version, labels, methods, session)
+        instance.has_check = asked
         self.instances[instance.id] = session.instances[instance.id] = instance
         self._spawn(self._join(instance, session, frame.id))
 
@@ -73,11 +80,9 @@ class Hosting:
     def lost(self, session: LocalSession) -> None:
         """Take the instances of a session that is gone out of their groups, and say so at once."""
         for instance in session.instances.values():
-            instance.refusing = True
-            group = self._groups.pop(instance.id, None)
-            if group is not None:
-                # Drained, not just ended: what the broker has delivered already is refused, and so tried elsewhere.
-                self._spawn(group.drain())
+            instance.state, instance.refusing = "leaving", True
+            self._checkups.end(instance)
+            self._groups.drop(instance)
             self._forget(instance)
         if session.instances:
             session.instances = {}
@@ -92,18 +97,9 @@ class Hosting:
         await self._be_found(instance.service)
         self._announcer.changed()
         await asyncio.sleep(SETTLE)
-        if instance.id not in self.instances or instance.state != "joining":
-            return
-        handler = self._receiver.on_rpc(instance)
-        group = await self._bus.subscribe(self._subjects.rpc_of(instance.service), handler, instance.service)
-        if instance.id not in self.instances or instance.state != "joining":
-            instance.refusing = True
-            await group.drain()
-            return
-        self._groups[instance.id] = group
-        instance.state = "up"
-        self._announcer.changed()
-        session.served(number, instance)
+        if instance.state == "joining" and await self._groups.enter(instance):
+            session.served(number, instance)
+            self._checkups.begin(instance)
 
     async def _leave(self, instance: Instance, session: LocalSession, number: int) -> None:
         await self._depart(instance)
@@ -140,9 +136,8 @@ class Hosting:
 
     async def _depart(self, instance: Instance) -> None:
         instance.state = "leaving"
+        self._checkups.end(instance)
         self._announcer.changed()
         await asyncio.sleep(SETTLE)
-        group = self._groups.pop(instance.id, None)
-        if group is not None:
-            await group.drain()
+        await self._groups.leave(instance)
         instance.refusing = True

@@ -11,11 +11,13 @@ from typing import Final, Protocol
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.gates.gate import Flight, Path
+from bus_mesh.gates.once import Answers
 from bus_mesh.identity.keyring import Opened, Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
-from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import (
     Cancelled,
+    Code,
     Draining,
     FailedPrecondition,
     InstanceGone,
@@ -30,12 +32,14 @@ from bus_mesh.protocol.errors import (
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.limit import ConcurrencyLimit
+from bus_mesh.resilience.shedding import Shedding
 
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 _FAIL: Final = int(Kind.FAIL)
 _CANCEL: Final = int(Kind.CANCEL)
+_EXHAUSTED: Final = int(Code.RESOURCE_EXHAUSTED)
 _HANDED: Final = frozenset(("metadata", "traceparent", "idempotency_key", "content_type", "attempt", "mirrored"))
 _KEPT: Final[tuple[str, ...]] = ("retry_after_ms", "metadata", "origin")
 
@@ -61,9 +65,27 @@ class Server(Protocol):
 
 
 class Instance:
-    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere."""
+    """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
-    __slots__ = ("id", "inflight", "labels", "limits", "methods", "refusing", "service", "session", "state", "version")
+    `limits` are its places, by the method where that has a word of its own; `has_check` says that it can be asked
+    whether it is well. `kept` are its answers by idempotency key: they go with it.
+    """
+
+    __slots__ = (
+        "has_check",
+        "id",
+        "inflight",
+        "kept",
+        "labels",
+        "limits",
+        "methods",
+        "refusing",
+        "service",
+        "session",
+        "shedding",
+        "state",
+        "version",
+    )
 
     def __init__(
         self, id: str, service: str, version: str, labels: dict[str, str], methods: dict[str, Method], session: Server
@@ -78,7 +100,9 @@ class Instance:
         self.refusing = False
         self.inflight = 0
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
-        """Its places, by the method where that has a word of its own."""
+        self.kept = Answers()
+        self.shedding = Shedding()
+        self.has_check = False
 
     def __repr__(self) -> str:
         return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"
@@ -94,8 +118,14 @@ class Inbound:
         self._outbox = outbox
         self._compile = compile_path
         self._most = most_per_session
+        self.came = 0
+        """Calls that have come, started or refused."""
         self._paths: dict[tuple[str, str], Path] = {}
         self._by_source: dict[tuple[str, str, int], Flight] = {}
+        self.refused: Callable[[Instance], None] = lambda instance: None
+        """Where it is told that an app, or its connection, had no place for a call."""
+        self.stray: Callable[[Server, int, Fail | None], None] = lambda session, number, fail: None
+        """Where an answer goes that is none to a call from the bus; None stands for a REPLY."""
 
     def __repr__(self) -> str:
         return f"Inbound(calls={len(self._by_source)}, paths={len(self._paths)})"
@@ -116,6 +146,7 @@ class Inbound:
         _, number, service, method, ttl_ms, caller, head, payload = frame
         peer = opened.peer
         key = (peer.node, peer.boot, number)
+        self.came += 1
         if key in self._by_source:
             return
         fits = service == instance.service and method in instance.methods and caller in peer.certificate.call_as
@@ -153,10 +184,11 @@ class Inbound:
     # From an instance.
 
     def reply(self, session: Server, frame: Fields, now: float) -> None:
-        """Take in a REPLY; unknown ids (answered, cancelled, out of time) are ignored."""
+        """Take in a REPLY; those to calls that were answered, cancelled or out of time are ignored."""
         _, number, _, payload = frame
         flight = session.serving.pop(number, None)
         if flight is None:
+            self.stray(session, number, None)
             return
         instance: Instance = flight.target
         size = len(payload) + 256
@@ -168,13 +200,17 @@ class Inbound:
         self.driver.answer(flight, outcome, now)
 
     def fail(self, session: Server, frame: Fail, now: float) -> None:
-        """Take in a failure; unknown ids are ignored."""
+        """Take in a failure; those of calls that were answered, cancelled or out of time are ignored."""
         flight = session.serving.pop(frame.id, None)
-        if flight is not None:
-            outcome = Outcome.failure(frame, flight.target.id)
-            if (frame.head or {}).get("ran") != "no":
-                outcome.ran = Ran.YES
-            self.driver.answer(flight, outcome, now)
+        if flight is None:
+            self.stray(session, frame.id, frame)
+            return
+        outcome = Outcome.failure(frame, flight.target.id)
+        if (frame.head or {}).get("ran") != "no":
+            outcome.ran = Ran.YES
+        elif outcome.code == _EXHAUSTED and outcome.origin is not Origin.FURTHER:
+            self.refused(flight.target)
+        self.driver.answer(flight, outcome, now)
 
     def lost(self, session: Server, now: float) -> None:
         """Tell the callers of a session that is gone: nobody knows whether their calls ran."""
@@ -190,6 +226,7 @@ class Inbound:
         instance: Instance = flight.target
         session = instance.session
         if len(session.serving) >= self._most:
+            self.refused(instance)
             error = ResourceExhausted(f"{instance.id} has {self._most} calls in flight", ran=Ran.NO, retry_after=0.1)
             return Outcome.refusal(error)
         flight.try_id = number = session.next_number()
@@ -262,6 +299,8 @@ def _frame(number: int, outcome: Outcome, instance: str | None, proof: Proof | N
     said = outcome.fail.head or {}
     head: Head = {key: said[key] for key in _KEPT if key in said}
     head["ran"] = str(outcome.ran)
+    if outcome.replayed:
+        head["replayed"] = True
     if instance is not None:
         head["instance"] = instance
     if proof is not None:

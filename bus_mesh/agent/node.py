@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
-from bus_mesh import __version__
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
+from bus_mesh.agent.groups import SETTLE, Groups
+from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.local import Door
@@ -23,6 +24,7 @@ from bus_mesh.agent.parts import Luck
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, BusState
@@ -114,17 +116,14 @@ class Node:
 
     def _attend(self, world: World) -> None:
         """Make what apps, the policy agent and people are answered by."""
-        own, bus = self.own, self.bus
-        self.hosting = Hosting(
-            bus,
-            self.subjects,
-            self.receiver,
-            self.watch,
-            self.announcer,
-            lambda: f"{own.node}-{world.entropy(4).hex()}",
-            self._setting.labels,
-            self.spawn,
-        )
+        own, bus, changed = self.own, self.bus, self.announcer.changed
+        told = self.now, self.spawn, self.metrics, self._limited
+        groups = Groups(bus, self.subjects, self.receiver, changed, *told)
+        checkups = Checkups(lambda service: self._compiler.policy.health(service), groups.checked, self.now)
+        serving = self.subjects, self.watch, self.announcer, groups, checkups
+        labels, spawn = self._setting.labels, self.spawn
+        self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn)
+        self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
         self.outbound.stray = self.control.answered
         self._console = Console(
@@ -212,12 +211,21 @@ class Node:
         for session in self.door.sessions:
             session.drain()
         await self.hosting.leave_all()
-        end = self._loop.time() + patience
-        while self._loop.time() < end and not all(session.idle for session in self.door.sessions):  # noqa: ASYNC110 - as in hosting
-            await asyncio.sleep(LOOK)
+        await self._quiet(self._loop.time() + patience)
         self.announcer.withdraw()
         for session in list(self.door.sessions):
             session.close()
+
+    async def _quiet(self, end: float) -> None:
+        """Return once all calls are answered, and none has come for a while from who had not heard that we leave."""
+        came, since = -1, 0.0
+        while (now := self._loop.time()) < end:
+            busy = self.inbound.calls or not all(session.idle for session in self.door.sessions)
+            if busy or self.inbound.came != came:
+                came, since = self.inbound.came, now
+            elif now - since >= SETTLE:
+                return
+            await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
         """End everything that this node has started; the bus is the caller's."""
@@ -370,6 +378,7 @@ class Node:
 
     def _full(self, instance: Instance) -> None:
         self.metrics.count("limited", "full")
+        self.hosting.full(instance)
 
     def _unfit(self, app: str) -> MeshError | None:
         """Return why this node may not call in the name of `app`, None when its certificate lets it."""
@@ -385,22 +394,4 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """What `busmesh status` and `/readyz` tell of this agent."""
-        office = self.control.office
-        return {
-            "node": self.own.node,
-            "mesh": self.own.mesh,
-            "version": __version__,
-            "bus": self.bus.state.value,
-            "rtt_ms": round(self.bus.rtt * 1000, 3),
-            "policy": self.access.number,
-            "policy_loaded": not self._compiler.policy.empty,
-            "policy_state": self.freshness().value,
-            "policy_agent_key": office.key_id.hex() if office is not None else "",
-            "sessions": len(self.door.sessions),
-            "instances": len(self.announcer.instances),
-            "inflight": len(self.outbound.awaiting),
-            "serving": self.inbound.calls,
-            "draining": self.draining,
-            "revoked": self.barred is not None,
-            "cert_expires_us": self.own.certificate.not_after_us,
-        }
+        return status_of(self, loaded=not self._compiler.policy.empty)

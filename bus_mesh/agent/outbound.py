@@ -228,9 +228,8 @@ class Outbound:
         sent = self._outbox.sent.get(counter)
         flights = self._unanswered(sent) if sent is not None else []
         for flight in flights:
-            self._over(
-                flight, Outcome.refusal(NoInstances(f"the broker knows nobody who serves {flight.service}")), now
-            )
+            error = NoInstances(f"the broker knows nobody who serves {flight.service}")
+            self._over(flight, Outcome.refusal(error, _target_id(flight)), now)
         return flights
 
     def dead(self, node: str, boot: str, now: float) -> None:

@@ -26,6 +26,7 @@ from bus_mesh.gates.gate import Gate, Path
 from bus_mesh.gates.limit import Limit
 from bus_mesh.gates.measure import Measure
 from bus_mesh.gates.mirror import Mirror
+from bus_mesh.gates.once import Once
 from bus_mesh.gates.rate import Rate
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
@@ -79,6 +80,7 @@ def inbound(parts: Parts[P], access: Access, policy: PolicySet, service: str, me
     ]
     if signed:
         gates.append(Signature())  # so that only who may call learns what a call needs
+    gates.append(Once(told.counter("idempotency_keys")))  # who waits for the answer of another needs nothing below
     scope = policy.scope("rate", service, method)
     rates = [
         (rate.per, parts.buckets(service, scope, at, rate)) for at, rate in enumerate(policy.rates(service, method))

@@ -19,9 +19,13 @@ MOST_SERVICES: Final = 1024
 MOST_RECIPIENTS: Final = 16
 """Agents that one envelope is wrapped for; with more, calls go to one instance directly."""
 LEAVING_SECONDS: Final = 1.0
-"""After a member said that it leaves, calls to its service go direct for so long."""
+"""After a member said that it leaves its queue group, for good or for a while, calls go direct for so long."""
 ABSENT_SECONDS: Final = 0.25
 """For so long after the broker said that nobody answers for a service, its callers are told so at once."""
+_PICKED: Final = ("up", "full", "unwell")
+"""States in which an instance may be picked, those of the first while there are any."""
+_IN_GROUP: Final = frozenset(("joining", "up"))
+"""States in which an instance is in its queue group, or about to be."""
 
 
 class InstanceLike(Protocol):
@@ -41,7 +45,7 @@ class InstanceLike(Protocol):
 
     @property
     def state(self) -> str:
-        """joining, up or leaving."""
+        """joining, up, full, unwell, leaving, or a word of a later version."""
 
     @property
     def load(self) -> int:
@@ -139,8 +143,9 @@ class Member(Generic[P]):
 class View(Generic[P]):
     """One service as calls see it. `peers` are the agents a group call is sealed for, `ready` who may be picked.
 
-    The broker's queue group may choose from `grouped_from` on (monotonic seconds): once nobody is leaving, and never
-    when the agents do not fit into one envelope.
+    Ready are those that are up; if there are none, the full ones, whose refusal says when to come back; else the unwell
+    ones. The broker's queue group may choose from `grouped_from` on (monotonic seconds): once nobody is leaving it, and
+    never when the agents do not fit into one envelope, or nobody is up: then nobody is in the group.
     """
 
     __slots__ = ("grouped_from", "members", "methods", "peers", "ready", "service")
@@ -152,8 +157,9 @@ class View(Generic[P]):
         self.members = members
         self.methods = methods
         self.peers: list[P] = list({id(member.peer): member.peer for member in members}.values())
-        self.ready = [member for member in members if member.state == "up"]
-        self.grouped_from = leaving_until if len(self.peers) <= MOST_RECIPIENTS else inf
+        best = next((state for state in _PICKED if any(member.state == state for member in members)), "")
+        self.ready = [member for member in members if member.state == best]
+        self.grouped_from = leaving_until if best == "up" and len(self.peers) <= MOST_RECIPIENTS else inf
 
     def __repr__(self) -> str:
         return f"View({self.service}, ready={len(self.ready)} of {len(self.members)}, peers={len(self.peers)})"
@@ -278,7 +284,7 @@ class Directory(Generic[P]):
     ) -> Member[P]:
         if known is None or known.service != offer.service:
             return Member(node, peer, offer.service, instance, self._tallies.setdefault(offer.service, Tally()))
-        if instance.state == "leaving" and known.state != "leaving":
+        if known.state in _IN_GROUP and instance.state not in _IN_GROUP:
             self._leaving[offer.service] = now + LEAVING_SECONDS
         known.renew(peer, instance)
         return known

@@ -1,9 +1,9 @@
 """What a gate is, what it may say, and the path that gates make.
 
 A gate *holds* a call from the first `enter` that returns None or Wait until its `leave`. Whatever ends the call,
-exactly the gates that hold it get `leave`, the deepest first, once each. A gate that refuses, also after its own Wait,
-has let go by itself and gets none. After `Again` the gate that said it and those above it still hold; those below do
-not.
+exactly the gates that hold it get `leave`, the deepest first, once each. A gate that answers or refuses, also after its
+own Wait, has let go by itself and gets none. After `Again` the gate that said it and those above it still hold; those
+below do not.
 
 What counters, slots and circuits a gate uses live outside the path, so that a path compiled from a newer policy goes on
 where the older one stands.
@@ -36,14 +36,15 @@ class Stage(Enum):
 class Flight:
     """One call on its way through an agent, from `begin` to its one end.
 
-    `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them.
+    `source` is who gets the answer and `target` who is asked; both belong to the agent, and gates only compare them, or
+    ask an instance for what is kept of it.
     `deadline`, `started`, `tried_at` and `until` are monotonic seconds. `held` counts the gates that hold the call now,
     `attempt` its tries, `moves` those that were sent on without running, and `avoid` names instances tried in vain.
     `named` says that the caller wants to know who answered, `doubt` that an earlier try may have run. `proof` is what
     the sender of a call from the bus has signed, or None.
     `key` is what its instance is chosen by where policy says so. `once` says that it has an idempotency key; `last` is
     then the instance tried last. `ticket` is its circuit's, `place` where it has a place or waits for one, and `since`
-    when it has waited.
+    when it has waited. `keyed` is what its instance keeps of the idempotency key that it runs or waits for.
     """
 
     # What most calls never set has its first value here: a call is made in half the time.
@@ -59,6 +60,7 @@ class Flight:
     target: Any = None
     sent: Any = None
     proof: Any = None
+    keyed: Any = None
     try_id = 0
     tried_at = 0.0
     until = 0.0
@@ -100,13 +102,22 @@ class Flight:
         return f"Flight({self.caller}→{self.service}/{self.method} #{self.id} {self.stage.value} held={self.held})"
 
 
-class Refuse:
-    """The call ends here with this error; whether it ran is the error's word."""
+class Answer:
+    """The call ends here, with this outcome: a success, or what is known of it already."""
 
     __slots__ = ("outcome",)
 
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+class Refuse(Answer):
+    """The call ends here with this error; whether it ran is the error's word."""
+
+    __slots__ = ()
+
     def __init__(self, error: MeshError) -> None:
-        self.outcome = Outcome.refusal(error)
+        super().__init__(Outcome.refusal(error))
 
 
 class Wait:
@@ -128,15 +139,15 @@ class Again:
 
 
 class Wake:
-    """A parked call may go on: its gate's `enter` is called again."""
+    """Parked calls may go on: their gate's `enter` is called again, in this order."""
 
-    __slots__ = ("flight",)
+    __slots__ = ("flights",)
 
-    def __init__(self, flight: Flight) -> None:
-        self.flight = flight
+    def __init__(self, *flights: Flight) -> None:
+        self.flights = flights
 
 
-Entering: TypeAlias = Refuse | Wait | None
+Entering: TypeAlias = Answer | Wait | None
 Leaving: TypeAlias = Again | Wake | None
 
 
@@ -150,11 +161,11 @@ class Gate:
     failures_only = False
 
     def enter(self, call: Flight, now: float) -> Entering:
-        """Let the call on (None), refuse it, or park it."""
+        """Let the call on (None), answer or refuse it, or park it."""
         return None
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Leaving:
-        """See the outcome on its way back (None), have the call tried again, or wake another."""
+        """See the outcome on its way back (None), have the call tried again, or wake others."""
         return None
 
 

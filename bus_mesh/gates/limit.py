@@ -42,7 +42,7 @@ class Limit(Gate):
 
     def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
         """Let the call on if there is a place for it."""
-        if call.stage is _WAITING:
+        if call.stage is _WAITING and call.place is not None:  # a gate above may have had it wait before
             if not call.place.has_place(call):
                 return Wait(call.deadline)
             self._waited(call, now - call.since)

@@ -30,7 +30,6 @@ ANNOUNCEMENT_LIMIT: Final = 64 * 1024
 """Bytes that an announcement may take, its chain included: some 300 methods, or 700 instances with a label each."""
 MOST_LEASE_US: Final = 60_000_000
 """The longest time that one announcement may speak for."""
-STATES: Final = frozenset({"joining", "up", "leaving"})
 _TYPE: Final = "busmesh announcement 1"
 _FIELDS: Final = (str, str, bytes, str, int, int, int, int, bytes, bytes, tuple, bool)
 _MOST_LABELS: Final = 32
@@ -38,7 +37,11 @@ _MOST_TEXT: Final = 128
 
 
 class Instance(NamedTuple):
-    """One process that serves. `state` is joining, up or leaving; `load` the calls in flight there."""
+    """One process that serves. `load` counts the calls in flight there.
+
+    `state` is joining, up, full, unwell or leaving, or a word of a later version: whoever reads it does not take that
+    for up.
+    """
 
     id: str
     version: str
@@ -138,7 +141,8 @@ def _instance(fields: Any) -> Instance:
         raise _malformed("instance")
     found = Instance._make(fields)
     short = len(found.version) <= _MOST_TEXT and len(found.labels) <= _MOST_LABELS
-    if not names.is_token(found.id) or not short or found.state not in STATES or not 0 <= found.load < 1 << 32:
+    named = names.is_token(found.id) and names.is_token(found.state)
+    if not named or not short or not 0 <= found.load < 1 << 32:
         raise _malformed("instance")
     if not all(type(text) is str and len(text) <= _MOST_TEXT for label in found.labels.items() for text in label):
         raise _malformed("labels")

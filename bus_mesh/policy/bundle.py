@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bus_mesh.policy.load import PolicyError
-from bus_mesh.policy.models import Mesh, PolicyDocument, Revocation, Service
+from bus_mesh.policy.models import Health, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy.traffic import Balance, Breaker, Budget, Hash, Limit, Mirror, Off, Rate, Retry
 from bus_mesh.policy.units import CALL_LONGEST
@@ -154,6 +154,12 @@ class PolicySet:
         """Return how the instance for a call is chosen."""
         said: Balance | Hash | None = self.traffic("balance", service, method)
         return said or Balance.QUEUE
+
+    def health(self, service: str) -> Health:
+        """Return how an instance of the service that has a health check is asked whether it is well."""
+        policy = self.services.get(service)
+        said = None if policy is None else policy.document.health
+        return said or self.mesh.health or Health()
 
     def __repr__(self) -> str:
         return f"PolicySet(number {self.number}, {len(self.documents)} documents)"

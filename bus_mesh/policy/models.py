@@ -42,7 +42,7 @@ from bus_mesh.policy.traffic import (
     RetryPart,
     Split,
 )
-from bus_mesh.policy.units import Duration, Timeout, show_seconds
+from bus_mesh.policy.units import Duration, Interval, Timeout, show_seconds
 from bus_mesh.protocol import names
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Access",
     "Balance",
     "Document",
+    "Health",
     "Mesh",
     "MeshAccess",
     "MeshTraffic",
@@ -149,7 +150,7 @@ class Access(Document):
 class Health(Document):
     """How often an instance is asked whether it is well, and after how many failures it is not."""
 
-    interval: Duration = 5.0
+    interval: Interval = 5.0
     timeout: Timeout = 1.0
     failures: int = Field(default=3, ge=1, le=100)
 
@@ -226,7 +227,7 @@ class Kind(Document):
 class Service(Kind):
     """Who may call one service, and how its calls travel."""
 
-    LATER = frozenset(("health", "expose", "tap", "events"))
+    LATER = frozenset(("expose", "tap", "events"))
 
     kind: Literal["Service"] = "Service"
     name: ServiceName
@@ -236,6 +237,7 @@ class Service(Kind):
     envelope: Envelope | None = None
     """None leaves it to the mesh."""
     health: Health | None = None
+    """None leaves it to the mesh."""
     expose: Literal["micro"] | None = None
     tap: Tap | None = None
     events: Events | None = None
@@ -279,7 +281,7 @@ class MeshTraffic(Traffic):
 class Mesh(Kind):
     """What holds in the whole mesh."""
 
-    LATER = frozenset(("certificates", "health", "tap", "events"))
+    LATER = frozenset(("certificates", "tap", "events"))
 
     kind: Literal["Mesh"] = "Mesh"
     name: Name = "mesh"

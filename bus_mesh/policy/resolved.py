@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic_core import to_jsonable_python
 
 from bus_mesh.policy.bundle import PolicySet, ServicePolicy
+from bus_mesh.policy.models import Health
 from bus_mesh.policy.traffic import Balance, Breaker, Budget, Limit, Off, Retry
 from bus_mesh.policy.units import CALL_LONGEST, show_seconds
 
@@ -28,6 +29,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "fault": None,
     "mirror": None,
     "envelope": "sealed",
+    "health": Health(),
 }
 """What holds where nobody says anything; None: no such part, and for `timeout` the contract's, else 5 s."""
 
@@ -64,7 +66,7 @@ def _own(said: ServicePolicy, method: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _word(document: Any, part: str) -> Any:
-    return document.envelope if part == "envelope" else getattr(document.traffic, part)
+    return getattr(document if part in ("envelope", "health") else document.traffic, part)
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from bus_mesh.policy.problems import refuse
 __all__ = [
     "CALL_LONGEST",
     "Duration",
+    "Interval",
     "PerSecond",
     "Percent",
     "Timeout",
@@ -89,6 +90,9 @@ Timeout = Annotated[float, seconds_within(0.001, CALL_LONGEST), _SHOWN]
 
 Duration = Annotated[float, seconds_within(0.0, 86400.0), _SHOWN]
 """Seconds, written with a unit: none to 24h."""
+
+Interval = Annotated[float, seconds_within(0.1, 86400.0), _SHOWN]
+"""Seconds between two of something, written with a unit: 100ms to 24h."""
 
 Percent = Annotated[float, BeforeValidator(_percent)]
 """Hundredths, 0 to 100."""

@@ -36,6 +36,8 @@ class Outcome:
     """The instance that answered, where it is known to be one of the agent that sent the answer."""
     retry_after = 0.0
     final = False
+    replayed = False
+    """Whether it is how an earlier call ended, kept by its idempotency key: to ask again would bring the same."""
 
     def __init__(self, instance: str | None, payload: bytes = b"") -> None:
         self.instance = instance
@@ -65,6 +67,8 @@ class Outcome:
         outcome.ran = _RAN.get(str(head.get("ran")), Ran.MAYBE)
         if head.get("origin") == "further":
             outcome.origin = Origin.FURTHER
+        if head.get("replayed") is True:
+            outcome.replayed = True
         delay = head.get("retry_after_ms")
         if type(delay) is int and 0 <= delay <= 600_000:
             outcome.retry_after = delay / 1000
@@ -80,6 +84,12 @@ class Outcome:
         outcome.retry_after = error.retry_after
         outcome.final = final
         return outcome
+
+    def copy(self) -> Self:
+        """Return the same outcome for another call: what is said of one is not said of the other."""
+        made = type(self)(self.instance)
+        made.__dict__.update(self.__dict__)
+        return made
 
     def doubt(self) -> None:
         """Take back that it did not run: an earlier try of the same call may have."""

@@ -4,7 +4,8 @@
     ├── Cancelled            CANCELLED            the caller gave up
     ├── InvalidArgument      INVALID_ARGUMENT     a parameter is wrong
     │   ├── InvalidName      · INVALID_NAME       not a name of a service, method, node or mesh
-    │   └── PayloadTooLarge  · PAYLOAD_TOO_LARGE  over the limit of one envelope
+    │   ├── PayloadTooLarge  · PAYLOAD_TOO_LARGE  over the limit of one envelope
+    │   └── KeyReused        · KEY_REUSED         its idempotency key stands for other parameters; it did not run
     ├── DeadlineExceeded     DEADLINE_EXCEEDED    its time ran out
     ├── NotFound             NOT_FOUND            the thing asked for does not exist
     ├── PermissionDenied     PERMISSION_DENIED    policy forbids it, naming the rule
@@ -48,6 +49,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "InvalidName",
+    "KeyReused",
     "MeshError",
     "NoInstances",
     "NodeRevoked",
@@ -231,6 +233,10 @@ class InvalidName(InvalidArgument, reason="INVALID_NAME"):
 
 class PayloadTooLarge(InvalidArgument, reason="PAYLOAD_TOO_LARGE"):
     """The parameters or the result are larger than one envelope carries."""
+
+
+class KeyReused(InvalidArgument, reason="KEY_REUSED"):
+    """The idempotency key was used for the same method with other parameters; the call did not run."""
 
 
 class DeadlineExceeded(MeshError, code=Code.DEADLINE_EXCEEDED, retryable=True):

@@ -16,6 +16,9 @@ _TOKEN: Final = re.compile(r"[a-z0-9-]{1,95}", re.ASCII)
 _DASHED_RULE: Final = "a lower-case letter, then up to 62 of a-z 0-9 -"
 _METHOD_RULE: Final = "a lower-case letter, then up to 62 of a-z 0-9 _"
 
+HEALTH: Final = "_health"
+"""How an agent asks an instance whether it is well. No method can be named so: nobody else can ask."""
+
 
 def is_service(text: str) -> bool:
     """Tell whether `text` may name a service (or an app: apps are services that call)."""

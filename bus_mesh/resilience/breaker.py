@@ -91,8 +91,7 @@ class Breaker:
             self._book_probe(charge, now, jitter)
             return False
         if charge is _SUCCESS:
-            self._row = 0
-            self._calls.add(now)
+            self.succeed(now)
             return False
         if charge is Charge.NOTHING:
             return False
@@ -101,6 +100,11 @@ class Breaker:
         self._calls.add(now)
         self._failed.add(now)
         return self._row >= self._policy.failures or self._under_ratio(now)
+
+    def succeed(self, now: float) -> None:
+        """Book a success while the circuit is closed."""
+        self._row = 0
+        self._calls.add(now)
 
     def _book_probe(self, charge: Charge, now: float, jitter: float) -> None:
         if charge is _SUCCESS:

@@ -39,7 +39,8 @@ def charge(outcome: Outcome) -> Charge:
     code = outcome.code
     if code == _OK:
         return _SUCCESS
-    if code == Code.CANCELLED or outcome.origin is Origin.FURTHER or outcome.reason in _NOT_ITS_FAULT:
+    passed_on = outcome.replayed or outcome.origin is Origin.FURTHER
+    if code == Code.CANCELLED or passed_on or outcome.reason in _NOT_ITS_FAULT:
         return Charge.NOTHING
     if outcome.origin is Origin.HERE:  # nobody said so: silence is charged, a decision of this agent is not
         silent = code == Code.DEADLINE_EXCEEDED or outcome.reason == "OUTCOME_UNKNOWN"

@@ -100,10 +100,13 @@ class Circuits:
         if breaker is None:
             return
         before = breaker.state
-        if ticket == ANY:
-            if before is not _CLOSED:
+        if before is _CLOSED:
+            if ticket == ANY:
+                ticket = breaker.generation
+            if charge is _SUCCESS:
+                if ticket == breaker.generation:
+                    breaker.succeed(now)
                 return
-            ticket = breaker.generation
         jitter = 0.0 if charge is _SUCCESS else self._jitter()
         if breaker.book(ticket, charge, now, jitter):
             if self.open < len(self._breakers) // 2:

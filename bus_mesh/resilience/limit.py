@@ -40,11 +40,12 @@ _GO: Final = Entry.GO
 class ConcurrencyLimit(Generic[C]):
     """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds."""
 
-    __slots__ = ("_concurrency", "_late", "_most_waiting", "_since", "_turn", "_waiting", "policy", "running")
+    __slots__ = ("_late", "_most_waiting", "_since", "_turn", "_waiting", "concurrency", "policy", "running")
 
     def __init__(self, policy: traffic.Limit) -> None:
         self.policy = policy
-        self._concurrency = policy.concurrency
+        self.concurrency = policy.concurrency
+        """Places that there are."""
         self._most_waiting = policy.queue
         self.running = 0
         """Places that are taken."""
@@ -54,7 +55,7 @@ class ConcurrencyLimit(Generic[C]):
         self._since = 0.0
 
     def __repr__(self) -> str:
-        return f"ConcurrencyLimit(running={self.running}/{self._concurrency}, waiting={len(self._waiting)})"
+        return f"ConcurrencyLimit(running={self.running}/{self.concurrency}, waiting={len(self._waiting)})"
 
     @property
     def waiting(self) -> int:
@@ -63,9 +64,9 @@ class ConcurrencyLimit(Generic[C]):
 
     def enter(self, call: C, now: float, deadline: float) -> Entry:
         """Give the call a place, let it wait for one, or refuse it."""
-        if self.running < self._concurrency:
+        if self.running < self.concurrency:
             self.running += 1
-            if self.running == self._concurrency:
+            if self.running == self.concurrency:
                 self._since = now
             return _GO
         waiting = len(self._waiting)
@@ -91,7 +92,7 @@ class ConcurrencyLimit(Generic[C]):
             if call in self._late:
                 self._late.remove(call)
                 return None
-        if self.running == self._concurrency:
+        if self.running == self.concurrency:
             self._learn(now)
             while self._waiting:
                 waiter, deadline = self._waiting.popitem(last=False)

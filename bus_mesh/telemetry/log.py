@@ -132,7 +132,7 @@ class _Bridge(logging.Handler):
 
 
 class Limited:
-    """Writes at most `per_minute` warnings of one event a minute, and then how many it kept to itself.
+    """Writes at most `per_minute` lines of one event a minute, and then how many it kept to itself.
 
     For what strangers can cause: a flood of bad frames must not become a flood of lines.
     """
@@ -145,9 +145,16 @@ class Limited:
 
     def warning(self, event: str, **fields: object) -> bool:
         """Write the line, with `suppressed` if some before it were not; tell whether it was written."""
+        return self._write(self._logger.warning, event, fields)
+
+    def info(self, event: str, **fields: object) -> bool:
+        """Write a line that asks for nothing, as `warning` does."""
+        return self._write(self._logger.info, event, fields)
+
+    def _write(self, write: Callable[..., object], event: str, fields: dict[str, object]) -> bool:
         now = self._now()
         if event not in self._windows and len(self._windows) >= MAX_EVENTS:
-            event, fields = "other warnings", {}
+            event, fields = "other events", {}
         window = self._windows.setdefault(event, _Window(now))
         if now - window.since >= 60.0:
             window.since, window.written = now, 0
@@ -157,7 +164,7 @@ class Limited:
         window.written += 1
         if window.suppressed:
             fields["suppressed"], window.suppressed = window.suppressed, 0
-        self._logger.warning(event, **fields)
+        write(event, **fields)
         return True
 
 

@@ -31,6 +31,7 @@ EVENTS: Final = {
     "limited": ("Calls refused here: no place at the instance, or over a rate.", "why"),
     "astray": ("Calls not placed as policy says: no key, or nobody in their part of the split.", "why"),
     "faults": ("Calls delayed or refused on purpose.", "what"),
+    "idempotency_keys": ("What became of calls with an idempotency key at instances of this node.", "result"),
     "mirrored": ("Copies of calls sent, or dropped because too many were under way.", "result"),
 }
 """What gates count, each with a text and the name of its one label."""
@@ -177,6 +178,8 @@ class Metrics:
         """Calls denied, by rule."""
         self.attempts = Counter()
         """Tries of calls, by outcome."""
+        self.sheds = {"full": Counter(), "unwell": Counter()}
+        """Times that an instance of this node left its queue group, by why, then by service."""
         self.waited = Series(cap)
         """How long calls waited for a place at an instance of this node."""
         self.events: dict[str, Counter] = {what: Counter() for what in EVENTS}
@@ -225,6 +228,7 @@ class _Collector(Collector):
         yield _counts("envelope_failures", "Envelopes dropped or refused.", "reason", metrics.envelope_failures.values)
         yield _counts("denied", "Calls denied by policy.", "rule", metrics.denied.values)
         yield _counts("client_attempts", "Tries of calls.", "outcome", metrics.attempts.values)
+        yield _sheds(metrics.sheds)
         yield _histogram("limit_wait_seconds", "Seconds that a call waited for a place.", metrics.waited, _CALLED)
         for what, (text, label) in EVENTS.items():
             yield _counts(what, text, label, metrics.events[what].values)
@@ -262,6 +266,15 @@ def _counts(name: str, text: str, label: str, values: Mapping[str, float]) -> Me
     family = CounterMetricFamily(f"busmesh_{name}", text, labels=[label])
     for value, count in list(values.items()):
         family.add_metric([value], count)
+    return family
+
+
+def _sheds(sheds: Mapping[str, Counter]) -> Metric:
+    text = "Times that an instance left its queue group."
+    family = CounterMetricFamily("busmesh_sheds", text, labels=["service", "why"])
+    for why, counter in sheds.items():
+        for service, count in list(counter.values.items()):
+            family.add_metric([service, why], count)
     return family
 
 

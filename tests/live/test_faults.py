@@ -219,6 +219,24 @@ async def test_callers_of_an_agent_that_restarts_wait_for_the_next_one_and_lose_
     assert (code, dict(verdict.errors)) == (0, {})
 
 
+async def test_a_rolling_restart_of_every_instance_and_every_agent_loses_no_call(calm: World) -> None:
+    async with load(calm, more=20.0) as running:
+        for node in calm.nodes.values():
+            for instance in await asyncio.to_thread(node.services):
+                instance.terminate()
+                await soon(lambda instance=instance: not alive(instance), "an instance has left")  # type: ignore[misc]
+                await asyncio.to_thread(calm.until_up, "node-a", INSTANCES)
+        for node in calm.nodes.values():
+            assert await asyncio.to_thread(node.terminate) == 0
+            node.start()
+            await asyncio.to_thread(calm.until_up, node.name, INSTANCES)
+        await running.enough()
+
+    verdict = running.judge(FIRST_WAY)
+    kept(verdict)
+    assert dict(verdict.errors) == {}
+
+
 def alive(process: psutil.Process) -> bool:
     return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 

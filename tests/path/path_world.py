@@ -300,12 +300,27 @@ class Callee(Side):
         return self.keyring.open(subject, sealed.data, at(self.now))
 
     def take(
-        self, number: int = 1, method: str = "get", *, caller: str = "web", service: str = "orders", ttl_ms: int = 500
+        self,
+        number: int = 1,
+        method: str = "get",
+        *,
+        caller: str = "web",
+        service: str = "orders",
+        ttl_ms: int = 500,
+        payload: bytes = b"params",
+        by: Keyring | None = None,
+        **head: Any,
     ) -> None:
-        """Take in a call of the other node."""
-        frame = Call(1, number, service, method, ttl_ms, caller, {"instance": "callee-1"}, b"params")
-        opened = self.opened(frame)
+        """Take in a call of the other node, or of another one."""
+        frame = Call(1, number, service, method, ttl_ms, caller, {"instance": "callee-1", **head}, payload)
+        opened = self.opened(frame, by=by)
         self.inbound.call(opened, self.instance, decode(opened.frames[0]), self.now)  # type: ignore[arg-type]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and the wheel turn."""
+        self.now += seconds
+        for flight in self.wheel.due(self.now):
+            self.inbound.driver.due(flight, self.now)
 
     def answers(self) -> list[Frame]:
         """End the turn, and return what the calling node gets."""

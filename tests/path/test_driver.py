@@ -1,7 +1,7 @@
 """The driver and its wheel, one behaviour at a time; `test_machine.py` has every interleaving."""
 
 from bus_mesh.agent.drive import Driver
-from bus_mesh.gates.gate import Again, Flight, Gate, Path, Refuse, Stage, Wait
+from bus_mesh.gates.gate import Again, Answer, Flight, Gate, Path, Refuse, Stage, Wait, Wake
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import Cancelled, PermissionDenied, Ran, Unavailable
 from bus_mesh.protocol.wheel import GRAIN, Wheel
@@ -12,14 +12,14 @@ class Noting(Gate):
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name, self.notes = name, notes
-        self.entering: list[Refuse | Wait | None] = []
-        self.leaving: list[Again | None] = []
+        self.entering: list[Answer | Wait | None] = []
+        self.leaving: list[Again | Wake | None] = []
 
-    def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
+    def enter(self, call: Flight, now: float) -> Answer | Wait | None:
         self.notes.append(f"+{self.name}")
         return self.entering.pop(0) if self.entering else None
 
-    def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | None:
+    def leave(self, call: Flight, outcome: Outcome, now: float) -> Again | Wake | None:
         self.notes.append(f"-{self.name}")
         return self.leaving.pop(0) if self.leaving else None
 
@@ -33,7 +33,10 @@ class Rig:
         self.wheel: Wheel[Flight] = Wheel()
         self.ends: list[Outcome] = []
         self.driver = Driver(self.wheel, self._send, self._abandon, self._done)
-        self.flight = Flight(Path(self.a, self.b, self.c), None, 1, "s", "m", "c", None, b"", 0.0, 1.0)
+        self.flight = self.another(1)
+
+    def another(self, number: int) -> Flight:
+        return Flight(Path(self.a, self.b, self.c), None, number, "s", "m", "c", None, b"", 0.0, 1.0)
 
     def _send(self, flight: Flight, now: float) -> Outcome | None:
         self.notes.append("sent")
@@ -79,6 +82,17 @@ def test_a_gate_that_refuses_gets_no_leave_and_those_above_it_do() -> None:
 
     assert rig.said() == "+a +b -a done"
     assert rig.ends[0].ran is Ran.NO
+
+
+def test_a_gate_may_answer_a_call_itself_and_those_above_it_see_the_success() -> None:
+    rig, known = Rig(), good()
+    rig.b.entering = [Wait(0.5), Answer(known)]
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.wake(rig.flight, 0.1)
+
+    assert rig.said() == "+a +b +b -a done"
+    assert rig.ends == [known]
+    assert len(rig.wheel) == 0
 
 
 def test_a_deadline_ends_a_call_once_and_takes_it_back() -> None:
@@ -161,6 +175,32 @@ def test_a_parked_call_asks_its_gate_again_when_it_is_woken() -> None:
     rig.driver.wake(rig.flight, 0.1)
 
     assert rig.said() == "+a +b +b +c sent"
+
+
+def test_a_call_that_leaves_wakes_as_many_as_its_gate_names_in_that_order() -> None:
+    rig = Rig()
+    rig.b.entering = [None, Wait(0.5), Wait(0.5)]
+    waiting = [rig.another(2), rig.another(3)]
+    for flight in (rig.flight, *waiting):
+        rig.driver.begin(flight, 0.0)
+    rig.b.leaving = [Wake(*waiting)]
+    rig.said()
+    rig.driver.answer(rig.flight, good(), 0.1)
+
+    assert rig.said() == "-c -b -a done +b +c sent +b +c sent"
+
+
+def test_a_turn_handed_on_along_any_number_of_late_calls_needs_no_deeper_stack() -> None:
+    rig = Rig()
+    late = [rig.another(number) for number in range(2000)]
+    rig.b.entering = [Wait(9.0) for _ in late]
+    for flight in late:
+        rig.driver.begin(flight, 0.0)
+    rig.b.leaving = [Wake(flight) for flight in late[1:]]
+    rig.driver.wake(late[0], 1.5)
+
+    assert [end.reason for end in rig.ends] == ["DEADLINE_EXCEEDED"] * 2000
+    assert {end.ran for end in rig.ends} == {Ran.NO}
 
 
 def test_a_wait_that_is_over_lets_its_gate_decide() -> None:

@@ -93,7 +93,7 @@ def test_a_call_travels_in_this_order(directory: Directory[str]) -> None:
     into = inbound(parts(directory), access(), NO_POLICY, "orders", "get")
 
     assert repr(out) == "Measure > Deadline > Authorise > Retry > Balance > Breaker"
-    assert repr(into) == "Measure > Deadline > Authorise > Limit"
+    assert repr(into) == "Measure > Deadline > Authorise > Once > Limit"
 
 
 ALL_OF_IT = """
@@ -115,10 +115,14 @@ OVER = "kind: Service\nname: orders\ntraffic: {fault: {abort: unavailable, perce
         (
             ALL_OF_IT,
             "Measure > Deadline > Authorise > Mirror > Inject > Retry > Balance > Breaker",
-            "Measure > Deadline > Authorise > Signature > Rate > Limit",
+            "Measure > Deadline > Authorise > Signature > Once > Rate > Limit",
         ),
-        (ALL_OFF, "Measure > Deadline > Authorise > Retry > Balance", "Measure > Deadline > Authorise"),
-        (OVER, "Measure > Deadline > Authorise > Retry > Balance > Breaker", "Measure > Deadline > Authorise > Limit"),
+        (ALL_OFF, "Measure > Deadline > Authorise > Retry > Balance", "Measure > Deadline > Authorise > Once"),
+        (
+            OVER,
+            "Measure > Deadline > Authorise > Retry > Balance > Breaker",
+            "Measure > Deadline > Authorise > Once > Limit",
+        ),
     ],
     ids=["all of it", "all of it off", "a fault that is over"],
 )
@@ -148,13 +152,13 @@ def test_a_policy_that_changes_something_else_leaves_circuits_budgets_and_tokens
     assert tokens[0] is tokens[1] is tokens[2]
 
 
-def test_a_signature_is_asked_for_last_and_only_where_policy_says_so(directory: Directory[str]) -> None:
+def test_a_signature_is_asked_of_who_may_call_and_only_where_policy_says_so(directory: Directory[str]) -> None:
     signed = PolicySet.of(parse("kind: Mesh\nenvelope: signed\n", "mesh.yaml"))
     out = outbound(parts(directory), access(), signed, {}, "orders", "get")
     into = inbound(parts(directory), access(), signed, "orders", "get")
 
     assert (out.signed, outbound(parts(directory), access(), NO_POLICY, {}, "orders", "get").signed) == (True, False)
-    assert repr(into) == "Measure > Deadline > Authorise > Signature > Limit"
+    assert repr(into) == "Measure > Deadline > Authorise > Signature > Once > Limit"
     refused = into.gates[3].enter(flight(), 0.0)
     assert isinstance(refused, Refuse)
     assert (refused.outcome.reason, refused.outcome.ran) == ("SIGNATURE_REQUIRED", Ran.NO)

@@ -99,9 +99,7 @@ def test_a_call_that_runs_is_not_run_again_under_the_same_id(callee: Callee) -> 
 
 def test_at_the_deadline_the_caller_is_told_and_the_instance_too(callee: Callee) -> None:
     callee.take(7, ttl_ms=500)
-    callee.now = 0.52
-    for flight in callee.wheel.due(callee.now):
-        callee.inbound.driver.due(flight, callee.now)
+    callee.wait(0.52)
 
     assert callee.refusal() == ("DEADLINE_EXCEEDED", "maybe")
     assert callee.session.handed[-1] == Cancel(4, 1)

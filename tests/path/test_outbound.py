@@ -170,6 +170,66 @@ def test_a_503_never_runs_what_is_not_idempotent_again(one: Serving, app: App, m
         assert (len(again), app.told) == (1, [])
 
 
+@pytest.mark.parametrize("state", ["up", "full", "unwell"])
+def test_what_the_last_member_of_a_group_has_just_left_goes_to_an_instance_directly_and_costs_no_try(
+    one: Serving, app: App, state: str
+) -> None:
+    caller = Caller(one, traffic="retry: {tries: 1}")
+    caller.call(app, method="get")
+    (message,) = caller.turn()
+    caller.learn(one, "n1-1", state=state)
+    caller.outbound.nobody(message.counter, 0.0)
+    (moved,) = caller.turn()
+    (call,) = calls(one, [moved])
+
+    assert (moved.subject, call.head) == (one.inbox, {"attempt": 2, "instance": "n1-1"})
+    caller.answered(one, Reply(2, call.id, None, b"ok"))
+    assert app.told == [Reply(2, 1, None, b"ok")]
+
+
+def test_what_the_last_member_of_a_group_has_just_left_ends_when_nobody_is_left_at_all(one: Serving, app: App) -> None:
+    caller = Caller(one, traffic="retry: {tries: 1}")
+    caller.call(app, method="get")
+    (message,) = caller.turn()
+    caller.directory.gone("n1", one.keyring.boot)
+    caller.outbound.nobody(message.counter, 0.0)
+    assert (app.told, caller.asked) == ([], ["orders"])
+    caller.directory.missing("orders", 0.0)
+    caller.outbound.changed(["orders"], caller.parts.waiting.of, 0.0)
+
+    assert (app.fail.reason, app.fail.head) == ("NO_INSTANCES", {"ran": "maybe"})
+
+
+def test_a_call_to_one_instance_that_is_gone_is_tried_again_at_another(one: Serving, two: Serving, app: App) -> None:
+    caller = Caller(one, two, traffic="balance: round_robin")
+    caller.call(app, method="get")
+    (message,) = caller.turn()
+    caller.outbound.nobody(message.counter, 0.0)
+    caller.wait(0.1)
+    (again,) = calls(two, caller.turn())
+
+    assert again.head == {"attempt": 2, "instance": "n2-1"}
+
+
+def test_while_nobody_is_up_calls_go_directly_to_who_is_full_and_then_by_the_group_again(
+    one: Serving, two: Serving, app: App
+) -> None:
+    caller = Caller(one, two)
+    caller.learn(one, "n1-1", state="full")
+    caller.now = 5.0
+    caller.call(app, 1)
+    assert caller.turn()[0].subject == "mesh.demo.rpc.orders.create"
+    caller.learn(two, "n2-1", state="unwell")
+    caller.call(app, 2)
+    (direct,) = caller.turn()
+    assert (direct.subject, calls(one, [direct])[0].head) == (one.inbox, {"instance": "n1-1"})
+
+    caller.learn(two, "n2-1")
+    caller.now = 6.5
+    caller.call(app, 3)
+    assert caller.turn()[0].subject == "mesh.demo.rpc.orders.create"
+
+
 def test_a_503_for_an_unknown_envelope_or_an_answered_call_changes_nothing(one: Serving, app: App) -> None:
     caller = Caller(one)
     caller.call(app)

@@ -3,13 +3,14 @@
 import asyncio
 
 import pytest
-from bus_mesh_sdk import DeadlineExceeded, MeshError, NoInstances, OutcomeUnknown, Ran, Service, options, rpc
+from bus_mesh_sdk import DeadlineExceeded, KeyReused, MeshError, NoInstances, OutcomeUnknown, Ran, Service, options, rpc
 from bus_mesh_sdk.testing import MeshTest
 
 from bus_mesh.agent.node import Node
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.bus.memory import Message
 from bus_mesh.policy.models import Revocation
+from bus_mesh.policy.traffic import Limit
 from bus_mesh.testing import MemoryMesh
 
 
@@ -132,6 +133,27 @@ async def test_an_envelope_that_comes_twice_runs_once() -> None:
         assert (len(recorded), book.ran) == (1, ["a"])
 
 
+async def test_calls_with_one_key_at_once_run_once_and_all_have_the_answer() -> None:
+    async with MeshTest() as t:
+        book = Book()
+        await t.serve(book)
+        book.go.clear()
+        with options(idempotency_key="order-7"):
+            calls = [asyncio.create_task(t.call(Ledger.write, "a")) for _ in range(2)]
+            await t.advance(0.1)
+            with pytest.raises(KeyReused) as caught:
+                await t.call(Ledger.write, "b")
+            book.go.set()
+            answers = await asyncio.gather(*calls)
+            again = await t.call(Ledger.write, "a")
+
+        assert caught.value.ran is Ran.NO
+        assert (answers, again, book.ran) == (["a", "a"], "a", ["a"])
+        counted = node_of(t, 1).metrics.events["idempotency_keys"]
+        assert counted.values == {"ran": 1, "joined": 1, "reused": 1, "answered": 1}
+        assert b'busmesh_idempotency_keys_total{result="joined"} 1.0' in node_of(t, 1).metrics.render()
+
+
 async def test_a_503_of_a_stranger_moves_nothing() -> None:
     async with MeshTest() as t:
         book, seen = Book(), list[Message]()
@@ -209,6 +231,24 @@ async def test_an_agent_that_leaves_answers_what_it_has() -> None:
         await t.advance(1.0)
 
         assert call.result() == "a"
+        assert leaving.done()
+
+
+async def test_an_agent_that_leaves_answers_also_those_that_wait_for_a_place() -> None:
+    async with MeshTest() as t:
+        book = Book()
+        await t.serve(book)
+        await t.call(Ledger.read, "first")
+        book.go.clear()
+        calls = [asyncio.create_task(t.client(Ledger, timeout=20.0).write(str(number))) for number in range(100)]
+        await t.advance(0.1)
+        assert len(book.ran) == 1 + Limit().concurrency, "the others wait in the agent"
+        leaving = asyncio.create_task(node_of(t, 1).drain(30.0))
+        await t.advance(1.0)
+        book.go.set()
+        await t.advance(1.0)
+
+        assert [call.result() for call in calls] == [str(number) for number in range(100)]
         assert leaving.done()
 
 

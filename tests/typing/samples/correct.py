@@ -2,7 +2,7 @@
 
 from typing import assert_type
 
-from bus_mesh_sdk import Code, Mesh, MeshError, Service, Serving, SyncMesh, blocking, current, options, rpc
+from bus_mesh_sdk import Code, Mesh, MeshError, Service, Serving, SyncMesh, blocking, current, health, options, rpc
 from pydantic import BaseModel
 
 
@@ -41,6 +41,17 @@ class OrdersImpl(Orders):
         if order.qty > 10:
             raise OutOfStock(f"asked by {current().caller} with {current().remaining()} s left")
         return Order(id="1", **order.model_dump())
+
+    @health
+    async def well(self) -> None:
+        self.known.clear()
+
+
+class OrdersOnDisk(OrdersImpl):
+    @health
+    @blocking
+    def well(self) -> None:
+        self.known.clear()
 
 
 async def serve() -> None:

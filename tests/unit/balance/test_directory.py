@@ -96,6 +96,51 @@ def test_while_a_member_is_leaving_calls_go_direct(directory: Directory[str]) ->
     assert [member.id for member in view.ready] == ["i2"]
 
 
+@pytest.mark.parametrize("state", ["full", "unwell", "a-word-of-later"])
+def test_while_somebody_is_up_those_who_shed_are_not_picked_and_the_broker_goes_on(
+    directory: Directory[str], state: str
+) -> None:
+    announce(directory, Instance("i1"), Instance("i2"))
+    announce(directory, Instance("i1", state), Instance("i2"), at=1.0)
+    view = directory.view("orders")
+
+    assert view is not None
+    assert [member.id for member in view.ready] == ["i2"]
+    assert view.grouped_from == 1.0 + LEAVING_SECONDS, "until then the broker may still choose it"
+    assert view.peers == ["peer-a"], "what the broker had delivered before is sealed for it too"
+    announce(directory, Instance("i1"), Instance("i2"), at=3.0)
+    back = directory.view("orders")
+    assert back is not None
+    assert ([member.id for member in back.ready], back.grouped_from) == (["i1", "i2"], 1.0 + LEAVING_SECONDS)
+
+
+def test_when_nobody_is_up_the_full_are_picked_and_then_the_unwell_and_never_by_the_broker(
+    directory: Directory[str],
+) -> None:
+    announce(directory, Instance("i1", "unwell"), Instance("i2", "full"), Instance("i3", "joining"))
+    view = directory.view("orders")
+    assert view is not None
+    assert ([member.id for member in view.ready], view.grouped_from) == (["i2"], inf)
+
+    announce(directory, Instance("i1", "unwell"), Instance("i2", "leaving"), at=1.0)
+    view = directory.view("orders")
+    assert view is not None
+    assert ([member.id for member in view.ready], view.grouped_from) == (["i1"], inf)
+
+
+@given(st.lists(st.sampled_from(["joining", "up", "full", "unwell", "leaving", "other"]), min_size=1, max_size=6))
+def test_only_who_is_best_is_ready_and_the_group_is_used_only_for_who_is_up(states: list[str]) -> None:
+    directory = Directory[str](draw=lambda n: 0)
+    directory.follow("orders")
+    announce(directory, *(Instance(f"i{number}", state) for number, state in enumerate(states)))
+    view = directory.view("orders")
+
+    assert view is not None
+    best = next((state for state in ("up", "full", "unwell") if state in states), "")
+    assert [member.state for member in view.ready] == [state for state in states if state == best]
+    assert (view.grouped_from == inf) == ("up" not in states)
+
+
 def test_a_dead_process_is_forgotten_and_no_other(directory: Directory[str]) -> None:
     announce(directory, Instance("i1"), node="a")
     announce(directory, Instance("i2"), node="b")

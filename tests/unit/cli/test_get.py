@@ -1,3 +1,5 @@
+import pytest
+
 from bus_mesh.cli.get import INSTANCES, NODES, SERVICES, lines
 
 NODE = {
@@ -34,6 +36,13 @@ def test_the_columns_of_each_table_are_pinned() -> None:
         ["SERVICE", "INSTANCES", "NODES", "METHODS"],
         ["INSTANCE", "SERVICE", "NODE", "VERSION", "STATE", "LOAD", "LABELS"],
     ]
+
+
+@pytest.mark.parametrize("state", ["joining", "up", "full", "unwell", "leaving", "a-word-of-later"])
+def test_an_instance_is_shown_in_the_state_that_it_is_in(state: str) -> None:
+    row = lines(INSTANCES, [{**INSTANCE, "state": state}], wide=False)[1].split()
+
+    assert row == ["i1", "orders", "node-a", "1.2.0", state]
 
 
 def test_wide_only_adds_columns() -> None:

@@ -82,7 +82,7 @@ HOSTILE = [
     OFFER._replace(instances=(INSTANCE._replace(labels={"a" * 129: ""}),)),
     OFFER._replace(instances=(INSTANCE._replace(labels={"a": 1}),)),  # type: ignore[dict-item]
     OFFER._replace(instances=(INSTANCE._replace(labels={str(i): "" for i in range(33)}),)),
-    OFFER._replace(instances=(INSTANCE._replace(state="dead"),)),
+    OFFER._replace(instances=(INSTANCE._replace(state="full\n"),)),
     OFFER._replace(instances=(INSTANCE._replace(load=-1),)),
     OFFER._replace(methods=(METHOD._replace(name="get >"),)),
     OFFER._replace(methods=(METHOD._replace(timeout_ms=-1),)),
@@ -97,6 +97,12 @@ HOSTILE = [
 def test_a_hostile_offer_is_refused(world: World, offer: Offer) -> None:
     with pytest.raises(Untrusted, match="MALFORMED"):
         heard(world, word(world, offers=(offer,)))
+
+
+def test_a_state_of_a_later_version_is_heard_as_it_was_said(world: World) -> None:
+    said = word(world, offers=(OFFER._replace(instances=(INSTANCE._replace(state="resting"),)),))
+
+    assert heard(world, said) == said
 
 
 def test_an_announcement_is_bound_to_the_certificate_that_it_was_made_with(world: World) -> None:

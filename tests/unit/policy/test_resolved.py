@@ -58,6 +58,7 @@ def test_the_defaults_that_are_shown_are_those_that_paths_take() -> None:
     assert plain.breaker("orders", "get") == DEFAULTS["breaker"]
     assert plain.limit("orders", "get") == DEFAULTS["limit"]
     assert plain.balance("orders", "get") is DEFAULTS["balance"] is Balance.QUEUE
+    assert plain.health("orders") == DEFAULTS["health"]
     assert plain.longest("orders") == DEFAULTS["longest_timeout"]
 
 

@@ -75,6 +75,17 @@ def test_an_outcome_with_an_odd_head_may_have_run(head: dict[str, object] | None
     assert (outcome.ran, outcome.retry_after, outcome.code) == (Ran.MAYBE, 0.0, Code.UNKNOWN)
 
 
+def test_a_copy_of_an_outcome_says_the_same_until_one_of_them_is_doubted() -> None:
+    error = ResourceExhausted("full", ran=Ran.NO, retry_after=0.1)
+    outcome, success = Outcome.refusal(error, "i", final=True), Outcome("i", b"x")
+    copy = outcome.copy()
+    assert (vars(copy), vars(success.copy())) == (vars(outcome), vars(success))
+    copy.doubt()
+
+    assert (copy.ran, copy.error().ran) == (Ran.MAYBE, Ran.MAYBE)
+    assert (outcome.ran, outcome.error().ran) == (Ran.NO, Ran.NO)
+
+
 def test_a_refusal_here_says_so() -> None:
     outcome = Outcome.refusal(ResourceExhausted("full", ran=Ran.NO, retry_after=0.1))
 

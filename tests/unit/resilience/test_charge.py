@@ -15,6 +15,7 @@ from bus_mesh.protocol.errors import (
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
+    RateLimited,
     ResourceExhausted,
     Unavailable,
 )
@@ -32,6 +33,7 @@ from bus_mesh.resilience.charge import Charge, charge
         (OutcomeUnknown("died"), Origin.HERE, Charge.FAILURE),
         (ResourceExhausted("full"), Origin.TARGET, Charge.EXHAUSTED),
         (ResourceExhausted("our own limit"), Origin.HERE, Charge.NOTHING),
+        (RateLimited("the caller's own fault"), Origin.TARGET, Charge.NOTHING),
         (NotFound("no such order"), Origin.TARGET, Charge.SUCCESS),
         (PermissionDenied("no"), Origin.TARGET, Charge.SUCCESS),
         (Internal("broke"), Origin.FURTHER, Charge.NOTHING),
@@ -47,6 +49,13 @@ def test_an_instance_is_charged_with_what_is_its_own_fault(error: MeshError, ori
     outcome.origin = origin
 
     assert charge(outcome) is booked
+
+
+def test_the_answer_to_an_earlier_call_says_nothing_new_of_the_instance() -> None:
+    outcome = Outcome.refusal(Internal("broke"))
+    outcome.origin, outcome.replayed = Origin.TARGET, True
+
+    assert charge(outcome) is Charge.NOTHING
 
 
 def test_an_answer_is_a_success() -> None:

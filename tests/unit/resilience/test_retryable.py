@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus_mesh.protocol.call import Origin, Outcome
-from bus_mesh.protocol.errors import Code, MeshError, Ran
+from bus_mesh.protocol.errors import Code, MeshError, OutcomeUnknown, Ran
 from bus_mesh.resilience.retryable import MOVES, Next, after
 
 REASONS = ("UNAVAILABLE", "DRAINING", "INSTANCE_GONE", "NOT_A_RECIPIENT", "BUS_STALLED", "CIRCUIT_OPEN", "NO_INSTANCES")
@@ -17,10 +17,11 @@ def outcome(
     origin: Origin = Origin.TARGET,
     code: Code = Code.UNAVAILABLE,
     final: bool = False,
+    instance: str | None = "i1",
 ) -> Outcome:
     error = MeshError("", ran=ran)
     error.wire_code, error.wire_reason = code, reason
-    made = Outcome.refusal(error, "i1", final)
+    made = Outcome.refusal(error, instance, final)
     made.origin = origin
     return made
 
@@ -32,6 +33,7 @@ outcomes = st.builds(
     origin=st.sampled_from(Origin),
     code=st.sampled_from([Code.UNAVAILABLE, Code.UNAVAILABLE, *Code]),
     final=st.booleans(),
+    instance=st.sampled_from(["i1", None]),
 )
 
 
@@ -92,7 +94,24 @@ def test_what_this_agent_could_not_send_is_tried_again_only_if_idempotent() -> N
     assert after(nobody, idempotent=True, attempt=1, moves=0, tries=3) is Next.RETRIES
 
 
+def test_what_the_broker_found_an_empty_group_for_is_moved_if_it_is_idempotent() -> None:
+    empty = outcome("NO_INSTANCES", origin=Origin.HERE, instance=None)
+
+    assert after(empty, idempotent=True, attempt=1, moves=0, tries=1) is Next.MOVES
+    assert after(empty, idempotent=True, attempt=MOVES + 1, moves=MOVES, tries=1) is Next.STANDS
+    assert after(empty, idempotent=False, attempt=1, moves=0, tries=3) is Next.STANDS, "the broker's word is no proof"
+    gone = outcome("NO_INSTANCES", origin=Origin.HERE)
+    assert after(gone, idempotent=True, attempt=1, moves=0, tries=3) is Next.RETRIES, "it was sent to one process"
+
+
 def test_an_open_circuit_is_not_tried_again() -> None:
     refused = outcome("CIRCUIT_OPEN", ran=Ran.NO, origin=Origin.HERE)
 
     assert after(refused, idempotent=True, attempt=1, moves=0, tries=10) is Next.STANDS
+
+
+def test_the_answer_to_an_earlier_call_with_the_same_key_is_not_asked_for_again() -> None:
+    failed = Outcome.refusal(OutcomeUnknown("given up"))
+    failed.origin, failed.replayed = Origin.TARGET, True
+
+    assert after(failed, idempotent=True, attempt=1, moves=0, tries=3) is Next.STANDS

@@ -16,7 +16,7 @@ HERE = Path(bus_mesh_sdk.__file__).parent
 ADAPTERS = HERE.parent
 
 PUBLIC = [
-    *("Mesh", "SyncMesh", "Service", "Serving", "Context", "rpc", "blocking", "current", "options"),
+    *("Mesh", "SyncMesh", "Service", "Serving", "Context", "rpc", "blocking", "health", "current", "options"),
     *("MeshError", "Code", "Ran", "Fault", "Cancelled", "InvalidArgument", "InvalidName", "PayloadTooLarge"),
     *("DeadlineExceeded", "NotFound", "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Unimplemented"),
     *(
@@ -30,7 +30,7 @@ PUBLIC = [
         "RateLimited",
         "AgentAway",
     ),
-    "OutcomeUnknown",
+    *("OutcomeUnknown", "KeyReused"),
 ]
 NOT_AT_IMPORT = ["nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml"]
 IMPORT_SECONDS = 0.060

@@ -150,6 +150,17 @@ def test_a_flood_of_warnings_becomes_a_few_and_their_number() -> None:
     ]
 
 
+def test_lines_that_ask_for_nothing_are_held_back_as_warnings_are() -> None:
+    stream = io.StringIO()
+    log.configure(stream=stream)
+    limited = log.Limited(log.get_logger("agent"), per_minute=2, now=lambda: 0.0)
+
+    written = [limited.info("an instance leaves its group", why="full") for _ in range(10)]
+
+    assert sum(written) == 2
+    assert [(line["level"], line["why"]) for line in lines(stream)] == [("info", "full")] * 2
+
+
 def test_ever_new_warnings_are_bounded_too() -> None:
     stream = io.StringIO()
     log.configure(stream=stream)

@@ -130,6 +130,16 @@ def test_counters_and_calls_in_flight_are_shown_with_their_labels() -> None:
     assert shown["busmesh_build_info", labels(version="1.2.3")] == 1
 
 
+def test_who_left_its_group_is_shown_by_service_and_why() -> None:
+    metrics = Metrics()
+    metrics.sheds["full"].add("orders", 2)
+    metrics.sheds["unwell"].add("orders")
+    text = metrics.render().decode()
+
+    assert 'busmesh_sheds_total{service="orders",why="full"} 2.0' in text
+    assert 'busmesh_sheds_total{service="orders",why="unwell"} 1.0' in text
+
+
 def test_a_reading_is_asked_for_when_somebody_looks_and_a_broken_one_hides_no_other() -> None:
     metrics = Metrics()
     now = {"rtt": 0.5}

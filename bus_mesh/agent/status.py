@@ -1,0 +1,31 @@
+"""What an agent tells of itself when it is asked how it is."""
+
+from typing import TYPE_CHECKING
+
+from bus_mesh import __version__
+
+if TYPE_CHECKING:
+    from bus_mesh.agent.node import Node
+
+
+def status_of(node: "Node", *, loaded: bool) -> dict[str, object]:
+    """What `busmesh status` and `/readyz` tell of this agent."""
+    office = node.control.office
+    return {
+        "node": node.own.node,
+        "mesh": node.own.mesh,
+        "version": __version__,
+        "bus": node.bus.state.value,
+        "rtt_ms": round(node.bus.rtt * 1000, 3),
+        "policy": node.access.number,
+        "policy_loaded": loaded,
+        "policy_state": node.freshness().value,
+        "policy_agent_key": office.key_id.hex() if office is not None else "",
+        "sessions": len(node.door.sessions),
+        "instances": len(node.announcer.instances),
+        "inflight": len(node.outbound.awaiting),
+        "serving": node.inbound.calls,
+        "draining": node.draining,
+        "revoked": node.barred is not None,
+        "cert_expires_us": node.own.certificate.not_after_us,
+    }
