@@ -30,13 +30,13 @@ QUICK = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_
 """Options of clients that give up at once."""
 
 
-async def until(fact: Callable[[], object], seconds: float = 5.0) -> float:
-    """Wait until it holds; return the seconds it took."""
+async def until(fact: Callable[[], object], seconds: float = 5.0, every: float = 0.002) -> float:
+    """Wait until it holds; return the seconds it took. `every` is for what costs much to look at."""
     now = asyncio.get_running_loop().time
     began = now()
     async with asyncio.timeout(seconds):
         while not fact():
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(every)
     return now() - began
 
 

@@ -222,7 +222,8 @@ class World:
             self.seen = up
             return all(up.count(service) == count for service, count in wanted.items())
 
-        return until(there, lambda: f"{node} knows {wanted}, it knows {self.seen}", seconds)
+        # Not sooner: each look is a session and a call, and takes the processor from those that are starting.
+        return until(there, lambda: f"{node} knows {wanted}, it knows {self.seen}", seconds, every=0.04)
 
     def kill_broker(self) -> None:
         """Kill the broker with -9, and return once it is gone."""

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ access: {allow: [{from: [tester, clerk], methods: ["*"]}]}
 traffic: {balance: round_robin}
 """
 PATIENCE = 20.0
+LOOK = 0.05
+"""Seconds between two looks at files that grow: reading them takes the processor from those who are waited for."""
 
 
 class Plane:
@@ -40,8 +43,10 @@ class Plane:
         self.bus, self.folder = bus, folder
         self.home = bus.home.path
         self.root = (self.home / "root.pub").read_bytes()
-        self.running: list[subprocess.Popen[bytes]] = []
+        self.running: list[subprocess.Popen[bytes] | None] = []
+        """The policy agent and the first node."""
         self.nodes: list[Node] = []
+        """Those that a test adds."""
 
     def start_policy_agent(self) -> None:
         """Admit it as a person would, with the keys that it needs to admit others."""
@@ -67,7 +72,9 @@ class Plane:
             "log": {"format": "json"},
         }
         (folder / "policy.yaml").write_text(yaml.safe_dump(settings))
-        self._run(["policy-agent", "-c", str(folder / "policy.yaml")], folder / "agent.log")
+        with (folder / "agent.log").open("ab") as log:
+            command = [*BUSMESH, "policy-agent", "-c", str(folder / "policy.yaml")]
+            self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
 
     def way(self) -> dict[str, Any]:
         return {
@@ -94,12 +101,13 @@ class Plane:
         self.nodes.append(made)
         return made
 
-    def first(self) -> Node:
+    def start_first(self) -> None:
         add("node-a", serve="ledger", call_as="ledger,tester,cli", home=self.home)
         ledger = {"command": program("ledger.py", self.folder / "a.record")}
         made = self.node("node-a", self.home / "node-a", services={"ledger": ledger})
         made.start()
-        return made
+        self.nodes.remove(made)
+        self.running.append(made.process)
 
     def join(self, node: Node, token: str) -> None:
         """Start an agent with a token."""
@@ -123,32 +131,53 @@ class Plane:
                 assert done.returncode == 0, done.stderr
                 return done.stdout.strip()
 
-    def _run(self, arguments: list[str], log: Path) -> None:
-        with log.open("ab") as out:
-            self.running.append(subprocess.Popen([*BUSMESH, *arguments], stdout=out, stderr=out))
 
-    async def stop(self) -> None:
-        started = [*self.running, *(node.process for node in self.nodes if node.process is not None)]
-        for process in started:
-            process.terminate()
-        for process in started:
-            try:
-                await asyncio.to_thread(process.wait, 20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def stop(processes: Iterable[subprocess.Popen[bytes] | None]) -> None:
+    """Have processes end, all at once."""
+    started = [process for process in processes if process is not None]
+    for process in started:
+        process.terminate()
+    for process in started:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@asynccontextmanager
+async def kept_broker(folder: Path) -> AsyncIterator[Broker]:
+    """A broker with a keeper of its own."""
+    keeper = await Keeper.start()
+    try:
+        async with broker(keeper, folder) as bus:
+            yield bus
+    finally:
+        await keeper.close()
+
+
+@pytest.fixture(scope="module")
+def admitting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """What admits nodes, for all tests here: each has nodes, and ids of calls, that no other one has."""
+    folder = tmp_path_factory.mktemp("admission")
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        serving = kept_broker(folder)
+        plane = Plane(runner.run(serving.__aenter__()), folder)
+        try:
+            plane.start_policy_agent()
+            plane.start_first()
+            yield plane
+        finally:
+            stop(plane.running)
+            runner.run(serving.__aexit__(None, None, None))
 
 
 @pytest.fixture
-async def plane(keeper: Keeper, tmp_path: Path) -> AsyncIterator[Plane]:
-    async with broker(keeper, tmp_path) as bus:
-        made = Plane(bus, tmp_path)
-        try:
-            made.start_policy_agent()
-            made.first()
-            yield made
-        finally:
-            await made.stop()
+def plane(admitting: Plane) -> Iterator[Plane]:
+    """The same for one test, whose nodes end with it."""
+    yield admitting
+    stop(node.process for node in admitting.nodes)
+    admitting.nodes.clear()
 
 
 async def tolerant(work: Callable[[], Awaitable[Any]]) -> bool:
@@ -183,7 +212,8 @@ async def test_a_node_joins_by_token_serves_and_calls_and_is_out_within_two_seco
     plane: Plane, tmp_path: Path
 ) -> None:
     # It reads policy from files, so it never hears of its own revocation: others must keep it out.
-    ledger = {"command": program("ledger.py", tmp_path / "c.record")}
+    a_record, c_record = plane.folder / "a.record", tmp_path / "c.record"
+    ledger = {"command": program("ledger.py", c_record)}
     node = plane.node("node-c", tmp_path / "node-c", services={"ledger": ledger}, policy_dir="policy")
     (node.folder / "policy").mkdir()
     (node.folder / "policy" / "ledger.yaml").write_text(POLICY)
@@ -197,9 +227,7 @@ async def test_a_node_joins_by_token_serves_and_calls_and_is_out_within_two_seco
         for app, socket in (("tester", a_socket), ("clerk", node.socket))
     ]
     try:
-        await until(
-            lambda: records(tmp_path / "a.record", "clerk") and records(tmp_path / "c.record", "tester"), PATIENCE * 2
-        )
+        await until(lambda: records(a_record, "clerk") and records(c_record, "tester"), PATIENCE * 2, LOOK)
         assert (node.folder / "identity" / "node.key").stat().st_mode & 0o777 == 0o600
 
         # By an operator without the keys of the broker: it stays connected, and is kept out by agents alone.
@@ -210,18 +238,16 @@ async def test_a_node_joins_by_token_serves_and_calls_and_is_out_within_two_seco
         revoked = time.monotonic()
         assert "not cut off at the bus" in done.stderr
         assert done.returncode == 0, done.stderr
-        await until(lambda: len([at for at in records(tmp_path / "a.record", "tester") if at > revoked + 3]) > 20, 20)
+        await until(lambda: len([at for at in records(a_record, "tester") if at > revoked + 3]) > 20, 20, LOOK)
     finally:
         stop.set()
         await asyncio.gather(*calls, return_exceptions=True)
 
-    assert max(records(tmp_path / "a.record", "clerk")) < revoked + 2
-    assert max(records(tmp_path / "c.record", "tester")) < revoked + 2
+    assert max(records(a_record, "clerk")) < revoked + 2
+    assert max(records(c_record, "tester")) < revoked + 2
     listed = await plane.busmesh("node", "list", "-o", "json")
-    assert {row["node"]: row["state"] for row in map(json.loads, listed.stdout.splitlines())} == {
-        "node-a": "up",
-        "node-c": "revoked",
-    }
+    states = {row["node"]: row["state"] for row in map(json.loads, listed.stdout.splitlines())}
+    assert (states["node-a"], states["node-c"]) == ("up", "revoked")
 
 
 async def test_a_revoked_agent_says_so_and_takes_no_connection_also_after_a_restart(
@@ -229,7 +255,7 @@ async def test_a_revoked_agent_says_so_and_takes_no_connection_also_after_a_rest
 ) -> None:
     node = plane.node("node-d", tmp_path / "node-d")
     plane.join(node, await plane.token("node-d", "--call-as", "clerk"))
-    said = {"id": "clerk-1", "until": 0.0, "work": 0.0}
+    said = {"id": "d-1", "until": 0.0, "work": 0.0}
     async with Mesh.connect(app="clerk", socket=node.socket, patience=PATIENCE) as mesh:
         async with asyncio.timeout(PATIENCE):
             while not await tolerant(lambda: mesh.call("ledger", "read", said, timeout=1.0)):
@@ -238,7 +264,7 @@ async def test_a_revoked_agent_says_so_and_takes_no_connection_also_after_a_rest
     done = await plane.busmesh("node", "revoke", "node-d", "--wait", "--home", str(plane.home))
     assert done.returncode == 0, done.stderr
     assert "cut off at the bus: 1 of its users" in done.stderr
-    await until(lambda: "this node is revoked" in node.log and '"state": "rejected"' in node.log, PATIENCE)
+    await until(lambda: "this node is revoked" in node.log and '"state": "rejected"' in node.log, PATIENCE, LOOK)
     for _ in range(2):
         with pytest.raises(MeshError, match="NODE_REVOKED"):
             async with Mesh.connect(app="clerk", socket=node.socket, patience=PATIENCE) as mesh:
@@ -250,23 +276,25 @@ async def test_a_revoked_agent_says_so_and_takes_no_connection_also_after_a_rest
 async def test_a_token_that_is_used_late_or_anothers_or_cut_is_refused_and_nothing_is_written(
     plane: Plane, tmp_path: Path
 ) -> None:
-    whole = Token.parse(await plane.token("node-c", "--serve", "ledger"))
-    short = Token.parse(await plane.token("node-e", "--ttl", "1s"))
-    first = plane.node("node-c", tmp_path / "first")
+    wanted = ("node-g", "--serve", "ledger"), ("node-e", "--ttl", "1s"), ("node-x",), ("node-x",)
+    made = [Token.parse(text) for text in await asyncio.gather(*(plane.token(*one) for one in wanted))]
+    whole, short, anothers, changed = made
+    first = plane.node("node-g", tmp_path / "first")
     plane.join(first, whole.text())
     await until(lambda: (first.folder / "identity" / "node.chain").exists(), PATIENCE)
 
     cases = {
         "TOKEN_SPENT": whole.text(),
-        "WRONG_NODE": Token.parse(await plane.token("node-x"))._replace(node="node-y").text(),
-        "BAD_REQUEST": Token.parse(await plane.token("node-x"))._replace(secret=bytes(16)).text(),
+        "WRONG_NODE": anothers._replace(node="node-y").text(),
+        "BAD_REQUEST": changed._replace(secret=bytes(16)).text(),
         "cut or changed": whole.text()[:-9],
         "time is over": short.text(),
     }
     await until(lambda: short.expires_us < time.time() * 1e6, PATIENCE)
-    for reason, text in cases.items():
-        folder = tmp_path / f"refused-{len(reason)}"
-        done = await plane.busmesh("agent", "--join", text, "--state", str(folder))
+    folders = [tmp_path / f"refused-{number}" for number in range(len(cases))]
+    joining = [("agent", "--join", text, "--state", str(at)) for text, at in zip(cases.values(), folders, strict=True)]
+    ended = await asyncio.gather(*(plane.busmesh(*words) for words in joining))
+    for (reason, text), folder, done in zip(cases.items(), folders, ended, strict=True):
         assert done.returncode != 0
         assert reason in done.stderr
         assert "Traceback" not in done.stderr
@@ -298,7 +326,7 @@ async def test_an_agent_whose_certificate_is_past_its_half_renews_it_and_its_use
     user = Credentials.parse((identity / "bus.creds").read_text())
     node.start()
 
-    await until(lambda: '"certificate renewed"' in node.log, PATIENCE)
+    await until(lambda: '"certificate renewed"' in node.log, PATIENCE, LOOK)
 
     new = verify_chain((identity / "node.chain").read_bytes(), "demo", plane.root, int(time.time() * 1e6))
     renewed = Credentials.parse((identity / "bus.creds").read_text())
@@ -306,7 +334,7 @@ async def test_an_agent_whose_certificate_is_past_its_half_renews_it_and_its_use
     assert new.serial != "old"
     assert (renewed.key.public, renewed.jwt != user.jwt) == (user.key.public, True)
     assert not (identity / "renewal").exists()
-    said = {"id": "clerk-1", "until": 0.0, "work": 0.0}
+    said = {"id": "f-1", "until": 0.0, "work": 0.0}
     for _ in range(2):  # under the new certificate, and after a start with what is on disk
         async with Mesh.connect(app="clerk", socket=node.socket, patience=PATIENCE) as mesh:
             async with asyncio.timeout(PATIENCE):

@@ -30,9 +30,10 @@ def until_it_says(first: str, *command: str, home: Path) -> Iterator[subprocess.
             process.communicate(timeout=40)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a mesh that allows the example; each test runs its service."""
+    home = tmp_path_factory.mktemp("hello") / "home"
     granted = ["--serve", "hello", "--call-as", "greeter", "--policy", str(HERE / "policy.yaml")]
     with until_it_says('{"ready": true', *BUSMESH, "up", "-o", "json", *granted, home=home):
         yield home

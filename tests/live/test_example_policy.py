@@ -23,6 +23,16 @@ FENCE = re.compile(r"^```sh (run|denied|refused)\n(.*?)^```$", re.MULTILINE | re
 GET = ("call", "orders", "get", '{"id": "1"}')
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Frozen"]:
+    """A shop whose policy agent says nothing from the first test here on.
+
+    Policy is stale after 15 s without a word: they pass while the other tests run on a shop of their own.
+    """
+    with Up(tmp_path_factory.mktemp("frozen") / "home", "--demo", "--load", "0") as up, Frozen(up) as frozen:
+        yield frozen
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with Up(tmp_path_factory.mktemp("policy") / "home", "--demo") as up:
@@ -100,29 +110,29 @@ def _applied_ms(up: Up) -> list[float]:
     return [line["took_ms"] for line in lines if line.get("event") == "policy in force"]
 
 
-def test_calls_and_restarts_need_no_policy_agent_and_its_return_brings_all_in_sync(own_shop: Up) -> None:
-    with Frozen(own_shop.ready["policy"]["pid"]) as frozen:
-        victim = own_shop.ready["nodes"]["node-b"]["pid"]
-        assert own_shop.busmesh(*GET).returncode == 0
-        os.kill(victim, signal.SIGKILL)
+def test_calls_and_restarts_need_no_policy_agent_and_its_return_brings_all_in_sync(frozen: "Frozen") -> None:
+    up, victim = frozen.up, frozen.up.ready["nodes"]["node-b"]["pid"]
+    assert up.busmesh(*GET).returncode == 0
+    os.kill(victim, signal.SIGKILL)
 
-        assert eventually(lambda: _pid(own_shop, "node-b") not in (0, victim))
-        assert eventually(lambda: _state(own_shop, "node-b") == "stale", 20.0)
-        assert _number(own_shop, "node-b") == 1  # from its disk: nobody was there to ask
-        assert own_shop.call("orders", "get", '{"id": "1"}', "--socket", own_shop.ready["nodes"]["node-b"]["socket"])
-        assert eventually(lambda: _state(own_shop, "node-a") == "stale", 20.0)
-        frozen.kill()
+    assert eventually(lambda: _pid(up, "node-b") not in (0, victim))
+    assert eventually(lambda: _state(up, "node-b") == "stale", 20.0)
+    assert _number(up, "node-b") == 1  # from its disk: nobody was there to ask
+    assert up.call("orders", "get", '{"id": "1"}', "--socket", up.ready["nodes"]["node-b"]["socket"])
+    assert eventually(lambda: _state(up, "node-a") == "stale", 20.0)
+    frozen.kill()
 
-    assert eventually(lambda: _state(own_shop, "node-a") == _state(own_shop, "node-b") == "fresh", 20.0)
-    assert own_shop.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
-    assert own_shop.busmesh("status").returncode == 0
+    assert eventually(lambda: _state(up, "node-a") == _state(up, "node-b") == "fresh", 20.0)
+    assert up.busmesh("policy", "apply", "-f", str(EXAMPLE / "deny-web.yaml"), "--wait").returncode == 0
+    assert up.busmesh("status").returncode == 0
 
 
 class Frozen:
     """A policy agent that says nothing (SIGSTOP) and is then killed: its supervisor starts another only then."""
 
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+    def __init__(self, up: Up) -> None:
+        self.up = up
+        self._process = psutil.Process(up.ready["policy"]["pid"])
 
     def __enter__(self) -> "Frozen":
         self._process.suspend()

@@ -1,8 +1,10 @@
 """Receipts of real agents: what a policy that says `envelope: signed` leaves on the disks of both, and proves."""
 
+import asyncio
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ envelope: signed
 methods: {who: {envelope: sealed}}
 """
 NODES = ("node-a", "node-b")
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
@@ -37,9 +40,14 @@ def folder_of(world: World, node: str) -> Path:
     return world.nodes[node].folder / "state" / "receipts"
 
 
-def verify(world: World, file: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def verify(world: World, file: Path, *more: str) -> Done:
     command = [*BUSMESH, "receipt", "verify", str(file), "--root", str(world.home.path / "root.pub"), *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+async def each(*commands: Callable[[], Done]) -> list[Done]:
+    """Run commands beside each other."""
+    return await asyncio.gather(*(asyncio.to_thread(command) for command in commands))
 
 
 def written(world: World, node: str) -> int:
@@ -58,8 +66,7 @@ async def test_both_agents_keep_what_proves_a_call_and_a_changed_byte_is_found(w
         until(lambda: written(world, node) == 2, f"two receipts are on the disk of {node}")  # noqa: B023 - called at once
 
     told = []
-    for node in NODES:
-        done = verify(world, folder_of(world, node), "-o", "json")
+    for done in await each(*(partial(verify, world, folder_of(world, node), "-o", "json") for node in NODES)):
         assert done.returncode == 0, done.stdout + done.stderr
         told.append([json.loads(line) for line in done.stdout.splitlines()])
         for one in told[-1]:
@@ -71,10 +78,11 @@ async def test_both_agents_keep_what_proves_a_call_and_a_changed_byte_is_found(w
     assert (fail["method"], fail["failed"]["reason"]) == ("fail", "OUT_OF_LUCK")
 
     whole = (folder_of(world, "node-a") / "receipts.log").read_bytes()
+    copies = []
     for at in (2, 40, whole.index(b"marker-in-a-receipt"), len(whole) - 1):
-        copy = tmp_path / "receipts.log"
-        copy.write_bytes(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :])
-        done = verify(world, copy)
+        copies.append(tmp_path / f"changed-at-{at}.log")
+        copies[-1].write_bytes(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :])
+    for done in await each(*(partial(verify, world, copy) for copy in copies)):
         assert done.returncode == 1
         assert "NOT VERIFIED" in done.stdout
     assert not any("marker-in-a-receipt" in world.nodes[node].log for node in NODES)

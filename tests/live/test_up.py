@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ class Up:
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home
         command = [*BUSMESH, "up", "--home", str(home), "-o", "json", *options]
+        began = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]
+        self.took = time.monotonic() - began
+        """Seconds from the command to READY."""
         self.ready: dict[str, Any] = json.loads(line)
 
     def __enter__(self) -> "Up":
@@ -41,6 +45,11 @@ class Up:
         environment = {**os.environ, "BUSMESH_HOME": str(self.home)}
         environment.pop("BUSMESH_SOCKET", None)
         return subprocess.run([*BUSMESH, *arguments], capture_output=True, text=True, timeout=30, env=environment)
+
+    def busmesh_each(self, *commands: tuple[str, ...]) -> list[subprocess.CompletedProcess[str]]:
+        """Run commands beside each other, for those that change nothing."""
+        with ThreadPoolExecutor(len(commands)) as threads:
+            return list(threads.map(lambda command: self.busmesh(*command), commands))
 
     def call(self, *arguments: str) -> Any:
         done = self.busmesh("call", *arguments, "-o", "json")
@@ -98,12 +107,15 @@ def test_an_error_of_a_service_further_down_arrives_as_itself(shop: Up) -> None:
 
 
 def test_an_unknown_service_and_an_unknown_method_are_met_with_a_suggestion(shop: Up) -> None:
-    assert "did you mean orders?" in shop.busmesh("call", "order", "get", '{"id": "1"}').stderr
-    assert "did you mean create?" in shop.busmesh("call", "orders", "creat", "{}").stderr
+    service, method = shop.busmesh_each(("call", "order", "get", '{"id": "1"}'), ("call", "orders", "creat", "{}"))
+
+    assert "did you mean orders?" in service.stderr
+    assert "did you mean create?" in method.stderr
 
 
 def test_tables_show_nodes_services_and_instances(shop: Up) -> None:
-    nodes, services, instances = (shop.busmesh("get", what).stdout for what in ("nodes", "services", "instances"))
+    done = shop.busmesh_each(("get", "nodes"), ("get", "services"), ("get", "instances"))
+    nodes, services, instances = (one.stdout for one in done)
 
     assert [line.split()[0] for line in nodes.splitlines()] == ["NODE", "node-a", "node-b"]
     assert ["orders", "4", "node-a,node-b"] in [line.split() for line in services.splitlines()]
@@ -187,26 +199,31 @@ def test_a_home_too_deep_for_sockets_still_works(tmp_path: Path) -> None:
         assert not Path(socket).parent.parent.exists()
 
 
-def test_a_denial_takes_effect_when_applied_and_heals(tmp_path: Path) -> None:
-    with Up(tmp_path / "home", "--demo", "--load", "0") as up:
-        policy = up.home / "policy" / "demo.yaml"
-        allowing = policy.read_text()
-        get = ("call", "orders", "get", '{"id": "1"}')
+def test_a_denial_takes_effect_when_applied_and_heals(shop: Up, tmp_path: Path) -> None:
+    get = ("call", "orders", "get", '{"id": "1"}')
+    allowing = (shop.home / "policy" / "demo.yaml").read_text()
+    policy = tmp_path / "demo.yaml"
+    policy.write_text(allowing.replace("from: [cli]", "from: [nobody]"))
 
-        policy.write_text(allowing.replace("from: [cli]", "from: [nobody]"))
-        assert up.busmesh("policy", "apply", "-f", str(policy), "--wait").returncode == 0
-        assert up.busmesh(*get).returncode == 64 + 7
-        assert up.busmesh("policy", "rollback", "--wait").returncode == 0
-        assert up.busmesh(*get).returncode == 0
+    try:
+        assert shop.busmesh("policy", "apply", "-f", str(policy), "--wait").returncode == 0
+        assert shop.busmesh(*get).returncode == 64 + 7
+    finally:
+        healed = shop.busmesh("policy", "rollback", "--wait")
+    assert healed.returncode == 0
+    assert shop.busmesh(*get).returncode == 0
 
 
-def test_the_mesh_is_ready_in_three_seconds_once_its_home_is_made(tmp_path: Path) -> None:
-    times: list[float] = []
-    while len(times) < 5 and min(times, default=3.0) >= 3.0:  # a busy machine may need a few for one that counts
-        began = time.monotonic()
+def test_the_mesh_is_ready_in_three_seconds_once_its_home_is_made(shop: Up, tmp_path: Path) -> None:
+    """The best of up to three starts counts, and the first that is quick enough ends them.
+
+    A start is bound by the processors, and what else uses them only adds to it: the best says what the mesh can do. The
+    first is that of the shop, the making of its home included.
+    """
+    times = [shop.took]
+    while len(times) < 3 and min(times) >= 3.0:
         with Up(tmp_path / "home", "--demo") as up:
-            times.append(time.monotonic() - began)
-            up.process.send_signal(signal.SIGTERM)
-            up.process.wait(timeout=40)
+            times.append(up.took)
 
+    print(f"ready after {', '.join(f'{took:.2f}' for took in times)} s")
     assert min(times) < 3.0
