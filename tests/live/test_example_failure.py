@@ -90,7 +90,11 @@ class Section:
 
     def serving(self, count: int) -> None:
         """Read on until so many instances have said that callers can find them."""
-        while sum(line.startswith("serving weather ") for line in self._said) < count:
+        self.hears("serving weather ", count)
+
+    def hears(self, start: str, count: int = 1) -> None:
+        """Read on until so many lines have begun like this."""
+        while sum(line.startswith(start) for line in self._said) < count:
             self._line()
 
     def _line(self) -> str:
@@ -159,6 +163,7 @@ def test_what_has_no_place_is_refused_with_a_delay_and_served_again_once_there_i
         assert re.search(rf"^RESOURCE_EXHAUSTED/RESOURCE_EXHAUSTED +{failed}$", said, re.MULTILINE)
 
         readme.run()
+        readme.hears("the first one is told to come back in ")
         said = readme.until("refused", "RESOURCE_EXHAUSTED")
         assert re.search(r"weather at node-a-\w+ is full: 2 calls run and 8 wait", said)
         assert re.search(r"it did not run; try again in [0-9.]+ s", said)
