@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bus_mesh.agent.denials import Denials
+from bus_mesh.agent.description import open_circuits
 from bus_mesh.agent.parts import Luck, Parts, Told
 from bus_mesh.agent.path import copied, inbound, outbound
 from bus_mesh.agent.route import Route
@@ -43,6 +44,8 @@ class Compiler:
         self.parts: Parts[Any] = Parts(self._meter, directory, ask, luck, wall, told)
         self._metrics = metrics
         self._labels = labels
+        text = "Circuits to instances that are not closed."
+        metrics.gauge("breaker_state", text, lambda: open_circuits(self.parts, self.policy), label="service")
 
     def __repr__(self) -> str:
         return f"Compiler({self.policy})"

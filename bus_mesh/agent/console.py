@@ -10,8 +10,10 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from bus_mesh import __version__
+from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
+from bus_mesh.agent.description import Row, announced, described
 from bus_mesh.agent.session import LocalSession, fail
 from bus_mesh.agent.watch import Watch
 from bus_mesh.identity.announcement import Announcement
@@ -35,8 +37,6 @@ PASSED_ON_AT_ONCE: Final = 32
 PASSED_ON_SECONDS: Final = 30.0
 _REPLY: Final = int(Kind.REPLY)
 
-Row = dict[str, Any]
-
 
 class Agent(Protocol):
     """What the console needs of its agent."""
@@ -44,6 +44,9 @@ class Agent(Protocol):
     own: Own
     control: Control
     denials: Denials
+
+    def now(self) -> float:
+        """Return the monotonic seconds."""
 
     @property
     def access(self) -> Access:
@@ -54,7 +57,7 @@ class Agent(Protocol):
 
 
 class Console:
-    """Answers `nodes`, `services`, `instances`, `status`, `audit`, `access`; passes `control` on to the policy agent.
+    """Answers what `call` lists, and passes `control` on to the policy agent.
 
     `certificate(announcement)` returns the verified one.
     """
@@ -63,11 +66,13 @@ class Console:
         self,
         agent: Agent,
         watch: Watch,
+        compiler: Compiler,
         wall_us: Callable[[], int],
         certificate: Callable[[Announcement], NodeCertificate | None],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._watch = watch
+        self._compiler = compiler
         self._agent = agent
         self._wall_us = wall_us
         self._certificate = certificate
@@ -77,7 +82,7 @@ class Console:
         self._tables: dict[str, Callable[[list[Announcement]], list[Row]]] = {
             "nodes": self._nodes,
             "services": _services,
-            "instances": _instances,
+            "instances": announced,
         }
 
     def call(self, session: LocalSession, frame: Call) -> None:
@@ -86,15 +91,13 @@ class Console:
             self._reply(session, frame, self._agent.status())
         elif frame.method == "audit":
             self._reply(session, frame, self._agent.denials.audited())
-        elif frame.method in ("access", "control"):
+        elif frame.method in ("access", "service", "control"):
             self._asked(session, frame)
         elif frame.method not in self._tables:
-            known = ", ".join([*self._tables, "status", "audit", "access", "control"])
+            known = ", ".join([*self._tables, "status", "audit", "access", "service", "control"])
             session.send(fail(frame.id, Unimplemented(f"busmesh has no method {frame.method!r:.80}: it has {known}")))
-        elif self._looking >= _AT_ONCE:
-            session.send(fail(frame.id, ResourceExhausted("too many are looking at once", retry_after=LONGEST)))
         else:
-            self._spawn(self._look(session, frame))
+            self._begin_to_look(session, frame, self._tables[frame.method])
 
     def _asked(self, session: LocalSession, frame: Call) -> None:
         """Answer a question with parameters: what policy says of a call, or what the policy agent says to a request."""
@@ -103,6 +106,10 @@ class Console:
             if frame.method == "access":
                 verdict = self._agent.access.check(str(said["caller"]), str(said["service"]), str(said["method"]))
                 self._reply(session, frame, {**verdict._asdict(), "number": self._agent.access.number})
+                return
+            if frame.method == "service":
+                service = names.service_name(said["service"])
+                self._begin_to_look(session, frame, lambda seen: self._described(service, seen))
                 return
             verb, payload = names.method_name(said["verb"]), bytes(said["payload"])
         except MeshError as error:
@@ -131,13 +138,25 @@ class Console:
         finally:
             self._passing -= 1
 
-    async def _look(self, session: LocalSession, frame: Call) -> None:
+    def _begin_to_look(self, session: LocalSession, frame: Call, show: Callable[[list[Announcement]], object]) -> None:
+        """Answer with what `show` makes of every node's announcement."""
+        if self._looking >= _AT_ONCE:
+            session.send(fail(frame.id, ResourceExhausted("too many are looking at once", retry_after=LONGEST)))
+        else:
+            self._spawn(self._look(session, frame, show))
+
+    async def _look(self, session: LocalSession, frame: Call, show: Callable[[list[Announcement]], object]) -> None:
         self._looking += 1
         try:
             seen = await self._everyone()
         finally:
             self._looking -= 1
-        self._reply(session, frame, self._tables[frame.method](list(seen.values())))
+        self._reply(session, frame, show(list(seen.values())))
+
+    def _described(self, service: str, seen: list[Announcement]) -> Row:
+        agent, made = self._agent, self._compiler
+        found = described(service, made.parts, made.policy, seen, agent.access.number, agent.now())
+        return {**found, "node": agent.own.node, "policy_state": agent.status()["policy_state"]}
 
     async def _everyone(self) -> dict[str, Announcement]:
         """Ask every node for its announcement, until nobody new has answered for a while."""
@@ -203,21 +222,3 @@ def _services(seen: list[Announcement]) -> list[Row]:
                 m.name: {"name": m.name, "idempotent": m.idempotent, "timeout_ms": m.timeout_ms} for m in offer.methods
             }
     return [{**rows[name], "methods": list(rows[name]["methods"].values())} for name in sorted(rows)]
-
-
-def _instances(seen: list[Announcement]) -> list[Row]:
-    rows = [
-        {
-            "instance": i.id,
-            "service": offer.service,
-            "node": a.node,
-            "version": i.version,
-            "labels": dict(i.labels),
-            "state": i.state,
-            "load": i.load,
-        }
-        for a in seen
-        for offer in a.offers
-        for i in offer.instances
-    ]
-    return sorted(rows, key=lambda row: (row["service"], row["node"], row["instance"]))

@@ -126,7 +126,9 @@ class Node:
         self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
         self.outbound.stray = self.control.answered
-        self._console = Console(self, self.watch, lambda: world.clock().wall_us, self._certificate, self.spawn)
+        self._console = Console(
+            self, self.watch, self._compiler, lambda: world.clock().wall_us, self._certificate, self.spawn
+        )
 
     def _join_up(self, world: World) -> None:
         """Make what knows who is there and both directions of calls, and tell each of the others."""
@@ -361,9 +363,6 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("internal work failed", error=repr(error), exc_info=error)
-
-    def _loaded(self) -> Freshness:
-        return Freshness.NOTHING if self._compiler.policy.empty else Freshness.FRESH
 
     def _dropped(self, reason: str) -> None:
         self.metrics.envelope_failures.add(reason)

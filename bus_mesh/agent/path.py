@@ -48,7 +48,7 @@ def outbound(
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
-        *_mirror(parts, policy.traffic("mirror", service, method), service),  # one copy of a call, not one of each try
+        *_mirror(parts, policy.mirror(service, method)),  # one copy of a call, not one of each try
         *_fault(parts, policy.traffic("fault", service, method)),  # what is refused on purpose is not tried elsewhere
         Retry(policy.retry(service, method), budget, parts.luck.jitter, told.counter("retries")),  # each try goes below
         _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target
@@ -125,9 +125,8 @@ def _picker(way: Way | Hash, draw: Any) -> Picker:
     return (Picker.random if way in (Way.QUEUE, Way.RANDOM) else Picker.least_request)(draw)
 
 
-def _mirror(parts: Parts[P], said: traffic.Mirror | None, service: str) -> Iterator[Gate]:
-    """Yield the gate that copies calls; what the mesh has copied to a service does not copy that one's own calls."""
-    if said is not None and said.to != service:
+def _mirror(parts: Parts[P], said: traffic.Mirror | None) -> Iterator[Gate]:
+    if said is not None:
         yield Mirror(mirror.Mirror(said.to, said.percent), parts.luck.roll, parts.told.copy)
 
 

@@ -62,13 +62,12 @@ class Placement(Generic[M]):
         """Whether it matters to it how fast instances answer."""
         return self._picker.observes
 
-    def reached(self, view: View[Any]) -> Sequence[M]:
+    def reached(self, view: View[Any]) -> list[Any]:
         """Return who of a service may be picked: of those that a split gives calls to, where there is one."""
         split = self._split
         if split is None:
             return view.ready
-        members: Sequence[M] = view.members
-        return ready(member for member in members if split.takes(member))
+        return ready(member for member in view.members if split.takes(member))
 
     def place(self, members: Sequence[M], fit: Sequence[M]) -> None:
         """Take over who is there, and who of them may be called now."""

@@ -133,15 +133,20 @@ async def served(mesh: "Mesh") -> "dict[str, Served]":
     """Return what is served now, by service."""
     from bus_mesh.policy.check import Served
 
-    methods = {row["service"]: frozenset(m["name"] for m in row["methods"]) for row in await ask(mesh, "services")}
+    offered = {row["service"]: row["methods"] for row in await ask(mesh, "services")}
     versions: dict[str, set[str]] = {}
     labels: dict[str, set[str]] = {}
     for row in await ask(mesh, "instances"):
         versions.setdefault(row["service"], set()).add(row["version"])
         labels.setdefault(row["service"], set()).update(f"{name}={value}" for name, value in row["labels"].items())
     return {
-        name: Served(has, frozenset(versions.get(name, ())), frozenset(labels.get(name, ())))
-        for name, has in methods.items()
+        name: Served(
+            frozenset(method["name"] for method in methods),
+            frozenset(versions.get(name, ())),
+            frozenset(labels.get(name, ())),
+            frozenset(method["name"] for method in methods if not method["idempotent"]),
+        )
+        for name, methods in offered.items()
     }
 
 

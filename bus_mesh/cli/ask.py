@@ -43,13 +43,14 @@ async def suggestion(mesh: "Mesh", service: str, method: str) -> str:
     if service == OWN_SERVICE:
         return ""
     if service not in offered:
-        return _closest("service", service, list(offered))
+        return closest("service", service, list(offered))
     if method not in offered[service]:
-        return _closest(f"method of {service}", method, offered[service])
+        return closest(f"method of {service}", method, offered[service])
     return ""
 
 
-def _closest(kind: str, said: str, known: list[str]) -> str:
+def closest(kind: str, said: str, known: list[str]) -> str:
+    """Return that there is no such thing, and the question `did you mean …?` or what there is."""
     near = difflib.get_close_matches(said, known, n=1, cutoff=0.5)
     if near:
         return f"there is no {kind} {said!r}: did you mean {near[0]}?"

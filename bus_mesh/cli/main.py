@@ -11,6 +11,7 @@ from bus_mesh.cli import (
     agent,
     bench,
     call,
+    describe,
     get,
     mesh,
     nats,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(call.call)
 app.add_typer(get.app, name="get")
+app.add_typer(describe.app, name="describe")
 app.command()(status.status)
 app.command()(bench.bench)
 app.command()(agent.agent)

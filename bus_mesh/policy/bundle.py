@@ -7,7 +7,7 @@ from typing import Any, Final
 from bus_mesh.policy.load import PolicyError
 from bus_mesh.policy.models import Health, Mesh, PolicyDocument, Revocation, Service
 from bus_mesh.policy.problems import Problem
-from bus_mesh.policy.traffic import Balance, Breaker, Budget, Hash, Limit, Off, Rate, Retry
+from bus_mesh.policy.traffic import Balance, Breaker, Budget, Hash, Limit, Mirror, Off, Rate, Retry
 from bus_mesh.policy.units import CALL_LONGEST
 
 __all__ = ["NO_POLICY", "PolicySet", "ServicePolicy"]
@@ -144,6 +144,11 @@ class PolicySet:
         """Return how many calls a second a receiving agent takes."""
         said: tuple[Rate, ...] | None = self.traffic("rate", service, method)
         return said or ()
+
+    def mirror(self, service: str, method: str) -> Mirror | None:
+        """Return where calls are copied to: never to the service itself, where the mesh's word names it for all."""
+        said: Mirror | None = self.traffic("mirror", service, method)
+        return None if said is None or said.to == service else said
 
     def balance(self, service: str, method: str) -> Balance | Hash:
         """Return how the instance for a call is chosen."""

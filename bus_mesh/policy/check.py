@@ -6,61 +6,27 @@ can, and does something else than it seems to say; an INFO is good to know.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-from bus_mesh.policy.match import matches
-from bus_mesh.policy.models import Method, Mode, PolicyDocument, Revocation, Rule, Service, Traffic
-from bus_mesh.policy.traffic import Balance, Off, Retry
-from bus_mesh.policy.units import show_seconds
+from bus_mesh.policy.check_traffic import Around, mesh_traffic, mirrored_twice, service_traffic
+from bus_mesh.policy.finding import Finding, Said, Served, Severity
+from bus_mesh.policy.match import covered, matches
+from bus_mesh.policy.models import Mesh, Mode, PolicyDocument, Rule, Service
 
 __all__ = ["Finding", "Served", "Severity", "check", "check_served"]
-
-_DEFAULT_TIMEOUT: Final = 5.0
-
-
-class Severity(IntEnum):
-    """How much a finding matters."""
-
-    INFO = 0
-    WARNING = 1
-    ERROR = 2
-
-
-class Finding(NamedTuple):
-    """One thing to look at. `place` is `file:line` of its document, `path` the key in it."""
-
-    code: str
-    severity: Severity
-    place: str
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
-        return f"{where}{self.severity.name.lower()} {self.code}: {self.path}: {self.message}"
-
-
-class Served(NamedTuple):
-    """What instances of a service say of themselves: methods, versions, and labels as `name=value`."""
-
-    methods: frozenset[str]
-    versions: frozenset[str]
-    labels: frozenset[str]
-
-
-Said = tuple[str, Severity, str, str]
 
 
 def check(documents: Iterable[PolicyDocument], now: datetime) -> list[Finding]:
     """Return what stands out in a policy, document by document; `now` tells which faults are over."""
-    found = []
-    for document in documents:
-        if isinstance(document, Revocation):
-            continue
-        said: list[Said] = [*_traffic(document.traffic, "traffic", now)]
+    given, found = list(documents), []
+    services = {document.name: document for document in given if isinstance(document, Service)}
+    around = Around(next((document for document in given if isinstance(document, Mesh)), Mesh()), services, now)
+    for document in given:
+        said: list[Said] = []
         if isinstance(document, Service):
-            said += [*_rules(document), *_methods(document, now)]
+            said = [*service_traffic(document, around), *_rules(document)]
+        elif isinstance(document, Mesh):
+            said = [*mesh_traffic(document, now)]
         found += [Finding(code, severity, document.place, path, text) for code, severity, path, text in said]
     return found
 
@@ -90,11 +56,27 @@ def _unserved(document: Service, there: Served) -> Iterator[Said]:
     for name in document.methods:
         if name not in there.methods:
             yield "METHOD_UNKNOWN", Severity.WARNING, f"methods.{name}", f"there is no such method: {has}"
+    yield from _unmet(document, there)
+
+
+def _unmet(document: Service, there: Served) -> Iterator[Said]:
+    """Yield what of its traffic no instance meets, or what their contract makes doubtful."""
     for key in document.traffic.split or ():
         major = {version.partition(".")[0] for version in there.versions}
         if key not in major and key not in there.labels:
             known = ", ".join(sorted(major | there.labels)) or "none"
             yield "SPLIT_UNSERVED", Severity.WARNING, f"traffic.split.{key}", f"no instance fits; there is {known}"
+    locality, names = document.traffic.locality, {label.partition("=")[0] for label in there.labels}
+    if locality is not None and locality.prefer not in names:
+        known = ", ".join(sorted(names)) or "none"
+        text = f"no instance has the label {locality.prefer!r}, so all are far; there is {known}"
+        yield "LOCALITY_UNSERVED", Severity.WARNING, "traffic.locality.prefer", text
+    mirror = document.traffic.mirror
+    if mirror is not None and mirror.percent:
+        said = {name for name, method in document.methods.items() if method.idempotent is not None or method.mirror}
+        if twice := sorted(there.not_idempotent - said):
+            text = f"{', '.join(twice[:8])}: {mirrored_twice(mirror.to)}"
+            yield "MIRROR_NOT_IDEMPOTENT", Severity.WARNING, "traffic.mirror", text
 
 
 def _rules(document: Service) -> Iterator[Said]:
@@ -115,45 +97,4 @@ def _rules(document: Service) -> Iterator[Said]:
 
 
 def _covers(wide: Rule, narrow: Rule) -> bool:
-    return all(
-        all(any(_within(one, other) for other in wider) for one in narrower)
-        for wider, narrower in ((wide.callers, narrow.callers), (wide.methods, narrow.methods))
-    )
-
-
-def _within(narrow: str, wide: str) -> bool:
-    """Tell whether every name that fits the one pattern fits the other."""
-    return narrow == wide or (wide.endswith("*") and matches(wide, narrow.removesuffix("*")))
-
-
-def _methods(document: Service, now: datetime) -> Iterator[Said]:
-    for name, method in document.methods.items():
-        path = f"methods.{name}"
-        yield from _common(method, path, method.timeout or document.traffic.timeout, now)
-        balance = method.balance or document.traffic.balance or Balance.QUEUE
-        if method.idempotent is False and balance is Balance.QUEUE:
-            text = "not idempotent and balanced by queue: when its instance dies, its outcome is known at the deadline"
-            yield "QUEUE_NOT_IDEMPOTENT", Severity.INFO, path, text
-
-
-def _traffic(traffic: Traffic, path: str, now: datetime) -> Iterator[Said]:
-    yield from _common(traffic, path, traffic.timeout, now)
-    budget = traffic.budget
-    none = budget is not None and not budget.ratio and not budget.floor_per_second
-    if none and not isinstance(traffic.retry, Off):
-        yield "BUDGET_ZERO", Severity.WARNING, f"{path}.budget", "no retry is ever made: say retry: off instead"
-    if traffic.split is not None:
-        for key, weight in traffic.split.items():
-            if not weight:
-                yield "SPLIT_ZERO", Severity.INFO, f"{path}.split.{key}", "gets no call"
-
-
-def _common(said: Traffic | Method, path: str, timeout: float | None, now: datetime) -> Iterator[Said]:
-    deadline = timeout or _DEFAULT_TIMEOUT
-    if isinstance(said.retry, Retry) and said.retry.tries > 1 and said.retry.pause >= deadline:
-        text = (
-            f"its first pause, up to {show_seconds(said.retry.pause)}, may be all of a call's {show_seconds(deadline)}"
-        )
-        yield "RETRY_PAST_DEADLINE", Severity.WARNING, f"{path}.retry", text
-    if said.fault is not None and said.fault.over(now):
-        yield "FAULT_OVER", Severity.WARNING, f"{path}.fault", f"it ended at {said.fault.until.isoformat()}: remove it"
+    return covered(narrow.callers, wide.callers) and covered(narrow.methods, wide.methods)

@@ -7,7 +7,7 @@ A table is therefore complete when it is built: it needs no cache, and names fro
 from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
-__all__ = ["Table", "classes", "matches"]
+__all__ = ["Table", "classes", "covered", "matches", "overlap", "within"]
 
 T = TypeVar("T")
 
@@ -15,6 +15,22 @@ T = TypeVar("T")
 def matches(pattern: str, name: str) -> bool:
     """Tell whether `name` is what `pattern` says: the same name, or one that starts like it before a trailing `*`."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def within(narrow: str, wide: str) -> bool:
+    """Tell whether every name that fits the one pattern fits the other."""
+    return narrow == wide or (wide.endswith("*") and matches(wide, narrow.removesuffix("*")))
+
+
+def overlap(one: str, other: str) -> bool:
+    """Tell whether some name fits both patterns: of two with a name in common, one always lies within the other."""
+    return within(one, other) or within(other, one)
+
+
+def covered(narrow: Iterable[str], wide: Iterable[str]) -> bool:
+    """Tell whether each of the narrow patterns lies within one of the wide ones."""
+    wider = tuple(wide)
+    return all(any(within(one, other) for other in wider) for one in narrow)
 
 
 class Table(Generic[T]):

@@ -263,6 +263,15 @@ class Service(Kind):
                 raise refuse(f"{show_seconds(timeout)} is over this service's longest_timeout, {limit}", "", path)
         return self
 
+    @model_validator(mode="after")
+    def _mirrors_elsewhere(self) -> Self:
+        told: dict[tuple[str, ...], Mirror | None] = {("traffic", "mirror", "to"): self.traffic.mirror}
+        told |= {("methods", name, "mirror", "to"): method.mirror for name, method in self.methods.items()}
+        for path, mirror in told.items():
+            if mirror is not None and mirror.to == self.name:
+                raise refuse(f"{self.name} would get its own calls twice", "name another service", path)
+        return self
+
 
 class MeshAccess(Document):
     """What holds where no rule speaks: nothing is allowed."""

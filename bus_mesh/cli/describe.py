@@ -1,0 +1,119 @@
+"""`busmesh describe`: one thing as this node's agent has it, all of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from bus_mesh.cli import ask, show
+from bus_mesh.cli.options import App, As, Socket
+from bus_mesh.cli.problem import Problem, usage
+from bus_mesh.cli.show import Output
+from bus_mesh.protocol import names
+
+app = typer.Typer(help="Show all that this node's agent has on a service.", no_args_is_help=True, rich_markup_mode=None)
+
+INSTANCES = ("INSTANCE", "NODE", "VERSION", "STATE", "CIRCUIT", "INFLIGHT", "LOAD", "LATENCY")
+PARTS = ("METHOD", "PART", "VALUE", "FROM")
+
+
+@app.callback()
+def describe() -> None:
+    """Show all that this node's agent has on a service."""
+
+
+@app.command()
+def service(
+    name: Annotated[str, typer.Argument(metavar="SVC", help="The service.")],
+    speak_as: App = "cli",
+    socket: Socket = None,
+    output: As = Output.TEXT,
+) -> None:
+    """Show the policy in force for a service, and its instances as this agent sees them.
+
+    CIRCUIT, INFLIGHT (direct calls) and LATENCY are this agent's own: it knows them of services that its apps call.
+    """
+    if not names.is_service(name):
+        raise usage(f"{name!r:.80} is not a service name", "", "busmesh get services")
+    asked = {"service": name}
+    found = ask.with_mesh(speak_as, socket, lambda mesh: mesh.call(ask.OWN_SERVICE, "service", asked, timeout=5.0))
+    if found["policy"] is None and not found["instances"]:
+        raise Problem(ask.closest("service", name, found["others"]), "no policy names it, and nobody serves it")
+    if output is Output.JSON:
+        show.json_line({key: said for key, said in found.items() if key != "others"})
+        return
+    for line in lines(found):
+        show.line(line)
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what is shown of a service, as lines."""
+    said, rows = found["policy"], found["instances"]
+    told = [f"service  {found['service']}, as {found['node']} has it", *_policy(found)]
+    if said is not None:
+        told += ["", *show.table(PARTS, _parts(said))]
+    if not found["followed"]:
+        told += [
+            "",
+            f"no app of {found['node']} calls it: circuits, calls in flight and latency are known where one does",
+        ]
+    if not rows:
+        return [*told, "", "nobody serves it now"]
+    return [*told, "", *show.table(INSTANCES, map(_instance, rows))]
+
+
+def _policy(found: Mapping[str, Any]) -> list[str]:
+    said = found["policy"]
+    in_force = f"policy   bundle {found['number']} in force here, {found['policy_state']}"
+    if said is None:
+        return [in_force, "access   it has no document: every call to it is denied"]
+    access = said["access"]
+    mode = "" if access["mode"] == "enforce" else ", and what they refuse is only reported"
+    rules = f"{_count(access['allow'], 'rule')} to allow, {_count(access['deny'], 'rule')} to deny"
+    return [in_force, f"access   {access['mode']}: {rules}{mode}"]
+
+
+def _parts(said: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Return the rows of what holds for all methods, and below what differs for one."""
+    by_method = {"*": said["traffic"], **said["methods"]}
+    return [
+        (method, part, _words(part, told["value"]), told["from"])
+        for method, parts in by_method.items()
+        for part, told in parts.items()
+    ]
+
+
+def _words(part: str, value: Any) -> str:
+    """Return a part as its author would write it."""
+    if value is None:
+        return "the contract's, else 5s" if part == "timeout" else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_words(key, said)}" for key, said in value.items())
+    if isinstance(value, list):
+        return "; ".join(_words(part, one) for one in value)
+    number = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{number}%" if part in ("percent", "spill_below") else number
+
+
+def _instance(row: Mapping[str, Any]) -> Sequence[object]:
+    latency = None if row["latency_ms"] is None else f"{row['latency_ms']:.3g}ms"
+    words = (_circuits(row), row["inflight"], row["load"], latency)
+    return row["instance"], row["node"], row["version"], row["state"], *words
+
+
+def _circuits(row: Mapping[str, Any]) -> str:
+    """Return how its circuits stand: that of the service, and those of single methods that are not closed."""
+    special = [f"{name} {_circuit(of)}" for name, of in row["circuits"].items() if of["circuit"] != "closed"]
+    return ", ".join([*([_circuit(row)] if row["circuit"] else []), *special])
+
+
+def _circuit(of: Mapping[str, Any]) -> str:
+    if of["circuit"] != "open":
+        return str(of["circuit"])
+    return f"open {of['probe_in_ms'] / 1000:.1f}s" if of["probe_in_ms"] else "open, probe due"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
