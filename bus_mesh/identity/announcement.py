@@ -37,7 +37,7 @@ _MOST_TEXT: Final = 128
 
 
 class Instance(NamedTuple):
-    """One process that serves. `load` counts the calls in flight there.
+    """One process that serves. `id` is the node's name, a hyphen and one token; `load` counts the calls in flight there.
 
     `state` is joining, up, full, unwell or leaving, or a word of a later version: whoever reads it does not take that
     for up.
@@ -124,6 +124,9 @@ def decode_announcement(found: document.Document, certificate: NodeCertificate) 
     if previous and strong(previous, signing=False) == key:
         raise _malformed("previous key")
     known = tuple(offer for offer in map(_offer, offers) if offer.service in certificate.serve)
+    for instance in (instance for offer in known for instance in offer.instances):
+        if instance.id.rpartition("-")[0] != node:  # else it could take the place of another node's in directories
+            raise Untrusted(Reason.WRONG_NODE, f"node {node} announces an instance {instance.id[:80]!r}")
     return Announcement(
         mesh, node, found.hint, boot, started, sequence, issued, expires, key, previous, known, withdrawn
     )

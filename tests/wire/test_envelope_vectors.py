@@ -62,7 +62,7 @@ def documents() -> dict[str, bytes]:
     chain = certify_node(ISSUER, delegation, key=NODE.public, **names, **times)  # type: ignore[arg-type]
     offer = Offer(
         "orders",
-        (Instance("i-1", "1.2", {"track": "canary"}, "up", 3),),
+        (Instance("node-a-1", "1.2", {"track": "canary"}, "up", 3),),
         (Method("get", True, 2000, "abc"),),
     )
     lease = (AT_US - 5_000_000, 7, AT_US, AT_US + 15_000_000)

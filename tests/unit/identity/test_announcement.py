@@ -14,11 +14,11 @@ from bus_mesh.identity.announcement import (
     read_announcement,
 )
 from bus_mesh.identity.keys import EpochKey
-from bus_mesh.identity.refusal import Untrusted
+from bus_mesh.identity.refusal import Reason, Untrusted
 from bus_mesh.protocol.frames import Method
 
 LABELS = {"track": "canary"}
-OFFER = Offer("orders", (Instance("i-1", "1.2", LABELS, "up", 3),), (Method("get", True, 2000, "abc"),))
+OFFER = Offer("orders", (Instance("a-1", "1.2", LABELS, "up", 3),), (Method("get", True, 2000, "abc"),))
 KEY, PREVIOUS = EpochKey(b"e" * 32).public, EpochKey(b"p" * 32).public
 
 
@@ -44,6 +44,15 @@ def test_a_service_that_the_certificate_does_not_grant_is_not_heard(world: World
     said = word(world, offers=(OFFER, OFFER._replace(service="pay")))
 
     assert heard(world, said).offers == (OFFER,)
+
+
+@pytest.mark.parametrize("id", ["b-1", "a-b-1", "a1", "-1"])
+def test_a_node_cannot_announce_an_instance_under_the_name_of_another(world: World, id: str) -> None:
+    stolen = OFFER._replace(instances=(OFFER.instances[0]._replace(id=id),))
+    with pytest.raises(Untrusted, match=f"node a announces an instance '{id}'") as caught:
+        heard(world, word(world, offers=(stolen,)))
+
+    assert caught.value.reason == Reason.WRONG_NODE
 
 
 WRONG = {

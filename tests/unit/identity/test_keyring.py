@@ -8,7 +8,7 @@ from bus_mesh.identity.envelope import INTRODUCED, parse_header
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, NotARecipient, Untrusted
 from bus_mesh.identity.keys import verifies
 
-OFFER = Offer("orders", (Instance("i-1", "1", {}, "up", 0),), ())
+OFFER = Offer("orders", (Instance("a-1", "1", {}, "up", 0),), ())
 
 
 def introduced(data: bytes) -> bool:

@@ -139,7 +139,7 @@ def test_copies_of_what_is_not_idempotent_are_pointed_out_unless_none_are_made()
 
 def test_a_service_that_mirrors_to_itself_is_refused() -> None:
     for body in ("traffic: {mirror: {to: orders, percent: 1}}", "methods: {get: {mirror: {to: orders, percent: 1}}}"):
-        with pytest.raises(PolicyError, match=r"mirror\.to: orders would get its own calls twice"):
+        with pytest.raises(PolicyError, match=r"mirror\.to: orders would get each of these calls twice"):
             said(body)
 
 
