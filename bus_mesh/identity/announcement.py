@@ -37,7 +37,7 @@ _MOST_TEXT: Final = 128
 
 
 class Instance(NamedTuple):
-    """One process that serves. `id` is the node's name, a hyphen and one token; `load` counts the calls in flight there.
+    """One process that serves. `id` is the node's name, a hyphen and a token; `load` counts its calls in flight.
 
     `state` is joining, up, full, unwell or leaving, or a word of a later version: whoever reads it does not take that
     for up.

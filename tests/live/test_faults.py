@@ -238,7 +238,10 @@ async def test_a_rolling_restart_of_every_instance_and_every_agent_loses_no_call
 
 
 def alive(process: psutil.Process) -> bool:
-    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_records_are_where_the_judge_looks(calm: World) -> None:

@@ -1,6 +1,7 @@
 """What policy promises when instances fail, get slow or are asked too much: real processes, a real broker."""
 
 import asyncio
+import gc
 import json
 import random
 import signal
@@ -127,6 +128,8 @@ def percentile(values: list[float], share: float) -> float:
 
 @asynccontextmanager
 async def app(world: World) -> AsyncIterator[Mesh]:
+    gc.collect()
+    gc.freeze()  # a collection of all that pytest holds takes longer than what is measured here
     async with Mesh.connect(app="tester", socket=world.nodes["node-a"].socket) as mesh:
         yield mesh
 
