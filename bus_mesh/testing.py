@@ -21,7 +21,8 @@ from typing import Any, Final, Self, TypeVar
 
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps, Peer
-from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.node import Node
+from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.memory import MemoryBroker
 from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.keyring import Now, own_identity

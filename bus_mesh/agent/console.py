@@ -1,6 +1,7 @@
 """The reserved service `busmesh`: what this agent tells the command line, and passes on to the policy agent.
 
-Local only. Nothing here changes anything: what changes policy is signed by an operator, and judged by the policy agent.
+Local only. Nothing here changes anything: what does is signed by an operator, and judged by who carries it out, the
+policy agent or the node (`orders.py`).
 """
 
 import asyncio
@@ -14,15 +15,19 @@ from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.description import Row, announced, described
+from bus_mesh.agent.orders import Orders
+from bus_mesh.agent.requests import Requests
 from bus_mesh.agent.session import LocalSession, fail
 from bus_mesh.agent.watch import Watch
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
-from bus_mesh.identity.keyring import Own
+from bus_mesh.identity.keyring import Keyring, Own
+from bus_mesh.identity.keys import key_id
 from bus_mesh.policy.access import Access
 from bus_mesh.protocol import names
-from bus_mesh.protocol.errors import InvalidArgument, MeshError, Ran, ResourceExhausted, Unimplemented
+from bus_mesh.protocol.errors import InvalidArgument, MeshError, Ran, ResourceExhausted, Unavailable, Unimplemented
 from bus_mesh.protocol.frames import Call, Kind, Reply
+from bus_mesh.protocol.subjects import Subjects
 
 LISTEN: Final = 0.2
 """Seconds without another answer after which everybody is taken to have answered."""
@@ -33,8 +38,9 @@ PASSED_ON: Final = frozenset(
     ("history", "bundle", "acks", "get", "stage", "apply", "rollback", "token", "revoke", "revoke_operator")
 )
 """What people may ask of the policy agent; the rest is between the agents themselves."""
-PASSED_ON_AT_ONCE: Final = 32
+PASSED_ON_AT_ONCE: Final = 256
 PASSED_ON_SECONDS: Final = 30.0
+_ASKED: Final = ("access", "service", "control", "order")
 _REPLY: Final = int(Kind.REPLY)
 
 
@@ -44,6 +50,10 @@ class Agent(Protocol):
     own: Own
     control: Control
     denials: Denials
+    keyring: Keyring
+    orders: Orders
+    requests: Requests
+    subjects: Subjects
 
     def now(self) -> float:
         """Return the monotonic seconds."""
@@ -91,16 +101,16 @@ class Console:
             self._reply(session, frame, self._agent.status())
         elif frame.method == "audit":
             self._reply(session, frame, self._agent.denials.audited())
-        elif frame.method in ("access", "service", "control"):
+        elif frame.method in _ASKED:
             self._asked(session, frame)
         elif frame.method not in self._tables:
-            known = ", ".join([*self._tables, "status", "audit", "access", "service", "control"])
+            known = ", ".join([*self._tables, "status", "audit", *_ASKED])
             session.send(fail(frame.id, Unimplemented(f"busmesh has no method {frame.method!r:.80}: it has {known}")))
         else:
             self._begin_to_look(session, frame, self._tables[frame.method])
 
     def _asked(self, session: LocalSession, frame: Call) -> None:
-        """Answer a question with parameters: what policy says of a call, or what the policy agent says to a request."""
+        """Answer a question with parameters: what policy says of a call, or what the policy agent or a node answers."""
         try:
             said = msgpack.unpackb(frame.payload, strict_map_key=True, max_ext_len=0)
             if frame.method == "access":
@@ -112,6 +122,7 @@ class Console:
                 self._begin_to_look(session, frame, lambda seen: self._described(service, seen))
                 return
             verb, payload = names.method_name(said["verb"]), bytes(said["payload"])
+            node = names.node_name(said["node"]) if frame.method == "order" else ""
         except MeshError as error:
             session.send(fail(frame.id, error))
             return
@@ -119,24 +130,37 @@ class Console:
             text = f"busmesh {frame.method} takes other parameters"
             session.send(fail(frame.id, InvalidArgument(text, ran=Ran.NO)))
             return
-        if verb not in PASSED_ON:
+        if not node and verb not in PASSED_ON:
             known = ", ".join(sorted(PASSED_ON))
             session.send(fail(frame.id, Unimplemented(f"{verb} is not passed on: {known} are", ran=Ran.NO)))
         elif self._passing >= PASSED_ON_AT_ONCE:
-            text = f"{PASSED_ON_AT_ONCE} requests to the policy agent are under way"
+            text = f"{PASSED_ON_AT_ONCE} requests of commands are under way"
             session.send(fail(frame.id, ResourceExhausted(text, ran=Ran.NO, retry_after=0.2)))
         else:
-            self._spawn(self._pass_on(session, frame, verb, payload))
+            self._spawn(self._pass_on(session, frame, node, verb, payload))
 
-    async def _pass_on(self, session: LocalSession, frame: Call, verb: str, payload: bytes) -> None:
+    async def _pass_on(self, session: LocalSession, frame: Call, node: str, verb: str, payload: bytes) -> None:
         self._passing += 1
         try:
             timeout = min(frame.ttl_ms / 1000, PASSED_ON_SECONDS)
-            self._reply(session, frame, await self._agent.control.ask(verb, payload, timeout))
+            asking = (
+                self._order(node, verb, payload, timeout) if node else self._agent.control.ask(verb, payload, timeout)
+            )
+            self._reply(session, frame, await asking)
         except MeshError as error:
             session.send(fail(frame.id, error))
         finally:
             self._passing -= 1
+
+    async def _order(self, node: str, verb: str, command: bytes, timeout: float) -> bytes:
+        """Have a node carry out what an operator signed; the node verifies it."""
+        agent = self._agent
+        if node == agent.own.node:
+            return await agent.orders.carry_out(verb, command)
+        peer = agent.keyring.latest(node)
+        if peer is None:
+            raise Unavailable(f"nothing has been heard of node {node} lately: see `busmesh get nodes`", ran=Ran.NO)
+        return await agent.requests.ask(peer, agent.subjects.command(node), verb, command, timeout)
 
     def _begin_to_look(self, session: LocalSession, frame: Call, show: Callable[[list[Announcement]], object]) -> None:
         """Answer with what `show` makes of every node's announcement."""
@@ -196,6 +220,7 @@ class Console:
             "node": a.node,
             "version": __version__ if a.node == self._agent.own.node else "",
             "boot": a.boot,
+            "key": key_id(a.mesh, a.node, a.key).hex(),
             "services": [offer.service for offer in a.offers],
             "state": _state(a),
             "age_ms": max(0, (now - a.issued_us) // 1000),

@@ -5,7 +5,7 @@ Knows no file and no signal (`run` does), and no real socket: `testing` runs sev
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bus_mesh.agent.announce import BEAT, Announcer
 from bus_mesh.agent.apps import Apps, Peer
@@ -18,20 +18,23 @@ from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.local import Door
+from bus_mesh.agent.orders import Orders
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.agent.parts import Luck
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
+from bus_mesh.agent.requests import Requests
 from bus_mesh.agent.session import LocalSession
 from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
+from bus_mesh.agent.world import Setting, World
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, BusState
 from bus_mesh.gates.gate import Flight
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
-from bus_mesh.identity.keyring import Keyring, Now, Own, Untrusted
+from bus_mesh.identity.keyring import Keyring, Own, Untrusted
 from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
@@ -49,27 +52,6 @@ CALLS_PER_SESSION: Final = 4096
 """Calls in flight on one local connection, in each direction."""
 SWEEP: Final = 1.0
 """Seconds between looks at leases and keys."""
-
-
-class World(NamedTuple):
-    """What an agent takes from outside: clocks and randomness. `monotonic` is one of the three that `clock` reads."""
-
-    clock: Callable[[], Now]
-    monotonic: Callable[[], float]
-    entropy: Callable[[int], bytes]
-    draw: Callable[[int], int]
-    jitter: Callable[[], float]
-
-
-class Setting(NamedTuple):
-    """What its owner chose for one node."""
-
-    labels: dict[str, str]
-    rotate_every: float
-    home: str | None
-    own_uid: int
-    boot_started_us: int | None = None
-    """When this process started, later than any start before it; None takes the wall clock's word."""
 
 
 class Node:
@@ -124,11 +106,12 @@ class Node:
         labels, spawn = self._setting.labels, self.spawn
         self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn)
         self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
-        self.control = Control(own.node, self.keyring, bus, self.subjects, world.clock)
-        self.outbound.stray = self.control.answered
-        self._console = Console(
-            self, self.watch, self._compiler, lambda: world.clock().wall_us, self._certificate, self.spawn
-        )
+        self.requests = Requests(own.node, self.keyring, bus, world.clock)
+        self.control = Control(own.node, self.keyring, bus, self.subjects, self.requests)
+        self.orders = Orders(self.keyring, bus, self.outbox, world.clock, self.spawn, self._dropped)
+        self.outbound.stray = self.requests.answered
+        wall_us = lambda: world.clock().wall_us  # noqa: E731
+        self._console = Console(self, self.watch, self._compiler, wall_us, self._certificate, self.spawn)
 
     def _join_up(self, world: World) -> None:
         """Make what knows who is there and both directions of calls, and tell each of the others."""
@@ -200,6 +183,7 @@ class Node:
         await self.bus.subscribe(inbox, self.receiver.on_inbox)
         await self.bus.subscribe(self.subjects.none_of(self.own.node, self.keyring.boot), self.receiver.on_none)
         await self.bus.subscribe(self.subjects.find_of("_"), self.watch.on_find)
+        await self.bus.subscribe(self.subjects.command(self.own.node), self.orders.on_command)
         self.bus.on_state(self._bus_changed)
         self.spawn(self._beat())
         self.spawn(self._sweep())
@@ -231,6 +215,7 @@ class Node:
         """End everything that this node has started; the bus is the caller's."""
         for session in list(self.door.sessions):
             session.close()
+        self.orders.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -18,11 +18,12 @@ from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
-from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.node import Node
 from bus_mesh.agent.receipts import ReceiptLog
 from bus_mesh.agent.renewal import Renewer
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
+from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.bus_access import access_of
@@ -165,7 +166,8 @@ class Agent:
 
     def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
         """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
-        self._revocations = Revocations(node, self.config.state / "revoked.yaml")
+        self._revocations = out = Revocations(node, self.config.state / "revoked.yaml")
+        node.orders.revoked = lambda operator: operator in out.said.operators
         if self.config.policy_dir is not None:
             self._revocations.start()
             self._load_policy(node)

@@ -51,21 +51,27 @@ class Operator:
 
     async def command(self, mesh: "Mesh", verb: str, arguments: dict[str, Any]) -> Any:
         """Have the policy agent carry something out, once, and return its answer."""
+        status = await _heard(mesh)
+        key = bytes.fromhex(status["policy_agent_key"])
+        return await control(
+            mesh, verb, {"command": self.sign(status["mesh"], verb, arguments, secrets.token_hex(16), key)}
+        )
+
+    def sign(self, mesh: str, verb: str, arguments: dict[str, Any], request: str, target: bytes) -> bytes:
+        """Return a command for the process whose epoch key has the id `target`."""
         from bus_mesh import clock
         from bus_mesh.identity.command import sign_command
 
-        status = await _heard(mesh)
-        signed = sign_command(
+        return sign_command(
             self._key,
             self._chain,
-            mesh=status["mesh"],
+            mesh=mesh,
             verb=verb,
             arguments=msgpack.packb(arguments),
-            request=secrets.token_hex(16),
-            target=bytes.fromhex(status["policy_agent_key"]),
+            request=request,
+            target=target,
             issued_us=clock.wall_us(),
         )
-        return await control(mesh, verb, {"command": signed})
 
 
 async def control(mesh: "Mesh", verb: str, arguments: dict[str, Any], patience: float = HEARD_SECONDS) -> Any:

@@ -50,8 +50,6 @@ def node(mesh: str, name: str, serve: Iterable[str] = (), call_as: Iterable[str]
         subjects.control("ack", name),
         subjects.control(_ANY, name),
         subjects.command(_ANY),  # an operator has no user of its own: any agent passes its commands on
-        subjects.observed(name),
-        subjects.tapped(name, _ANY),
         INBOXES,
     )
     subscribe = (
@@ -62,8 +60,6 @@ def node(mesh: str, name: str, serve: Iterable[str] = (), call_as: Iterable[str]
         subjects.found_of(_ANY),
         subjects.policy,
         subjects.command(name),
-        subjects.observed(_ANY),
-        subjects.tapped(_ANY, _ANY),
         *_DISCOVERY,
     )
     return Permissions(publish, subscribe, _reserved(subjects))

@@ -5,7 +5,7 @@ What comes in is checked from cheap to dear, and nothing is decoded, kept or mov
     signature, where there is one ▶ counter
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
 from typing import Final, NoReturn
 
@@ -79,7 +79,7 @@ class Keyring:
         self._prefixes: dict[int, tuple[str, ...]] = {
             EnvelopeKind.CALLS: (f"{root}.rpc.",),
             EnvelopeKind.ANSWERS: (),
-            EnvelopeKind.EVENT: (f"{root}.event.", f"{root}.obs.", f"{root}.tap."),
+            EnvelopeKind.EVENT: (f"{root}.event.",),
             EnvelopeKind.CONTROL: (f"{root}.ctl.",),
         }
         self.announce((), now)
@@ -96,6 +96,11 @@ class Keyring:
     def key_id(self) -> bytes:
         """The id of our current epoch key."""
         return self._epochs.current.id
+
+    @property
+    def key_ids(self) -> Collection[bytes]:
+        """The ids of all our epoch keys that still open envelopes."""
+        return self._epochs.by_id.keys()
 
     @property
     def announcement(self) -> bytes:
@@ -173,6 +178,10 @@ class Keyring:
         """Return the current epoch of one process of a node, or None when it is not trusted (any more)."""
         peer = self._peers.latest(node)
         return peer if peer is not None and peer.boot == boot else None
+
+    def latest(self, node: str) -> Peer | None:
+        """Return the current epoch of whatever process of a node is its newest, or None when none is trusted."""
+        return self._peers.latest(node)
 
     def revoke(self, node: str) -> tuple[Peer, ...]:
         """Believe nothing of `node` from now on; return its epochs that were trusted, for the directory to drop.

@@ -116,14 +116,6 @@ class Subjects:
         """Where operators tell `node` what to do."""
         return f"{self.root}.ctl.node.{node}"
 
-    def observed(self, node: str) -> str:
-        """Where `node` tells its statistics, while somebody looks."""
-        return f"{self.root}.obs.{node}"
-
-    def tapped(self, node: str, id: str) -> str:
-        """Where `node` shows the live calls of one look."""
-        return f"{self.root}.tap.{node}.{id}"
-
     def enrol(self, id: str) -> str:
         """Where the holder of an admission token asks to be let in."""
         return f"{self.root}.enrol.{id}"

@@ -87,12 +87,6 @@ TABLE = [
     Row("ctl.api.*.*", NOBODY, {POLICY}),
     Row("ctl.>", NOBODY, NOBODY),
     # Observation, told in one's own name, seen by operators through any agent.
-    Row("obs.ME", BOTH, BOTH),
-    Row("obs.node-b", NOBODY, BOTH),
-    Row("obs.*", NOBODY, BOTH),
-    Row("tap.ME.t1", BOTH, BOTH),
-    Row("tap.node-b.t1", NOBODY, BOTH),
-    Row("tap.*.*", NOBODY, BOTH),
     # Admission: one's own answer, and no other joiner's.
     Row("enrol.j1", {JOINER}, {POLICY}),
     Row("enrol.j2", NOBODY, {POLICY}),

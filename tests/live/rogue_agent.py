@@ -10,9 +10,10 @@ from mesh_world import World
 
 from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.local import claim, identify, serve
-from bus_mesh.agent.node import Node, Setting
+from bus_mesh.agent.node import Node
 from bus_mesh.agent.node import World as Outside
 from bus_mesh.agent.run import read_clocks
+from bus_mesh.agent.world import Setting
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.clock import monotonic
 from bus_mesh.identity.certificate import verify_chain

@@ -14,9 +14,10 @@ import msgpack
 from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
-from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.node import Node
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.run import read_clocks
+from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.memory import MemoryBroker, MemoryBus
 from bus_mesh.cli.home import MeshHome
 from bus_mesh.clock import monotonic

@@ -11,8 +11,9 @@ from bus_mesh_sdk import Mesh, Service, Serving, rpc
 
 from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.local import claim, identify, serve
-from bus_mesh.agent.node import Node, Setting, World
+from bus_mesh.agent.node import Node
 from bus_mesh.agent.run import read_clocks
+from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.memory import MemoryBroker
 from bus_mesh.cli.home import MeshHome
 from bus_mesh.clock import monotonic

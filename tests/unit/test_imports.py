@@ -60,7 +60,16 @@ ARROWS = {
 }
 # Where each package that is not ours may be imported. Inside cli each subcommand imports what it needs.
 THIRD_PARTY = {
-    "msgpack": {"protocol", "identity", "bus_mesh_sdk", "agent/console.py", "agent/follow.py", "control", "cli"},
+    "msgpack": {
+        "protocol",
+        "identity",
+        "bus_mesh_sdk",
+        "agent/console.py",
+        "agent/follow.py",
+        "agent/orders.py",
+        "control",
+        "cli",
+    },
     "cryptography": {"identity", "control/nats_tls.py"},
     "pydantic": {"policy", "config.py", "control/settings.py", "bus_mesh_sdk", "demo"},
     "pydantic_core": {"policy", "bus_mesh_sdk", "config.py"},

@@ -25,7 +25,7 @@ def test_a_node_joins_the_groups_of_what_it_was_granted_and_subscribes_to_no_cal
 
 
 def test_a_node_speaks_in_its_own_name_alone() -> None:
-    named = ("find", "found", "ctl.policy.get", "ctl.ack", "ctl.api", "obs", "tap")
+    named = ("find", "found", "ctl.policy.get", "ctl.ack", "ctl.api")
     own = [one for one in ROLES["node"].publish if one.startswith(tuple(f"mesh.demo.{kind}." for kind in named))]
 
     assert len(own) == len(named)

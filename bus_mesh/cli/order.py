@@ -1,0 +1,63 @@
+"""An operator's commands to nodes: each signed for the very process that is to carry it out."""
+
+import secrets
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgpack
+
+from bus_mesh.cli.ask import OWN_SERVICE, ask, closest
+from bus_mesh.cli.problem import Problem
+from bus_mesh.protocol.errors import DeadlineExceeded, Unimplemented
+
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+    from bus_mesh.cli.operator import Operator
+
+__all__ = ["PATIENCE", "Orderer"]
+
+PATIENCE: Final = 12.0
+"""Seconds that a node has for its answer."""
+
+
+class Orderer:
+    """One operator who asks nodes; `open` it on a session."""
+
+    def __init__(self, mesh: "Mesh", operator: "Operator", name: str) -> None:
+        self._mesh = mesh
+        self._operator = operator
+        self._name = name
+        self._keys: dict[str, bytes] = {}
+
+    @classmethod
+    async def open(cls, mesh: "Mesh", operator: "Operator") -> Self:
+        """Return an operator's way to every node that this node's agent hears of."""
+        opened = cls(mesh, operator, (await ask(mesh, "status"))["mesh"])
+        await opened.nodes()
+        return opened
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """Return the rows of all nodes that answer now."""
+        rows: list[dict[str, Any]] = await ask(self._mesh, "nodes")
+        self._keys.update({row["node"]: bytes.fromhex(row["key"]) for row in rows})
+        return rows
+
+    async def ask(
+        self, node: str, verb: str, arguments: dict[str, Any], *, timeout: float = PATIENCE, request: str = ""
+    ) -> Any:
+        """Return what a node answers to a command; `request` is the same where the same is asked again.
+
+        Raises the node's MeshError, and Problem for a node that is not there or does not answer for `timeout` seconds.
+        """
+        if node not in self._keys:
+            raise Problem(closest("node", node, list(self._keys)), "no such node has been heard", "busmesh get nodes")
+        signed = self._operator.sign(self._name, verb, arguments, request or secrets.token_hex(16), self._keys[node])
+        asked = {"node": node, "verb": verb, "payload": signed}
+        try:
+            answer = await self._mesh.call(OWN_SERVICE, "order", asked, timeout=timeout + 1.0)
+        except DeadlineExceeded:
+            why = "it may have left, or be cut off from the bus"
+            raise Problem(f"no answer from {node} for {timeout:g} s", why, "busmesh get nodes") from None
+        except Unimplemented as error:
+            raise Problem(f"{node} does not know {verb}", error.message, "bring its agent to this version") from None
+        return msgpack.unpackb(answer)
