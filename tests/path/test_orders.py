@@ -139,7 +139,7 @@ async def test_noise_instead_of_a_command_is_refused_and_an_unknown_verb_named(t
     async with two(tmp_path) as pair:
         with pytest.raises(MeshError, match="start: "):
             await pair.ask(b"noise")
-        with pytest.raises(Unimplemented, match="cannot be asked to 'dance': it knows .*start"):
+        with pytest.raises(Unimplemented, match=r"cannot be asked to 'dance': it knows .*start"):
             await pair.ask(pair.signed("dance"), "dance")
         with pytest.raises(InvalidArgument, match="start takes other arguments"):
             await pair.ask(pair.signed(arguments=b"\x01"))
