@@ -41,7 +41,9 @@ class Hosting:
         new_id: Callable[[], str],
         labels: dict[str, str],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        wall_us: Callable[[], int],
     ) -> None:
+        self._wall_us = wall_us
         self._bus = bus
         self._subjects = subjects
         self._watch = watch
@@ -66,6 +68,7 @@ class Hosting:
         labels = {**self._labels, **frame.labels}
         instance = Instance(self._new_id(), frame.service, frame.version, labels, methods, session)
         instance.has_check = asked
+        instance.since_us = self._wall_us()
         self.instances[instance.id] = session.instances[instance.id] = instance
         self._spawn(self._join(instance, session, frame.id))
 

@@ -6,7 +6,7 @@ the frame fits that sender and this instance; the rest is for the gates.
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox
@@ -30,10 +30,13 @@ from bus_mesh.protocol.errors import (
     Unimplemented,
 )
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
+from bus_mesh.protocol.micro import counts
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.limit import ConcurrencyLimit
 from bus_mesh.resilience.shedding import Shedding
 
+ANONYMOUS: Final = "anonymous"
+"""Who plain clients are to policy."""
 _SMALL: Final = 64 * 1024  # bytes that fit into an envelope of any bus
 _WAITING: Final = Stage.WAITING  # an enum member costs 0.1 µs to look up by its class
 _CALL: Final = int(Kind.CALL)
@@ -65,14 +68,23 @@ class Server(Protocol):
         """Return a number for a call on this socket, never used before."""
 
 
+class PlainCaller(NamedTuple):
+    """A plain client of NATS: nobody in particular. `reply` is its inbox, `number` that of its call."""
+
+    reply: str
+    number: int
+
+
 class Instance:
     """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
-    `limits` are its places, by the method where that has a word of its own; `has_check` says that it can be asked
-    whether it is well. `kept` are its answers by idempotency key: they go with it.
+    `counts` are its calls by method, `since_us` is when it came, by the wall clock. `limits` are its places, by the
+    method where that has a word of its own; `has_check` says that it can be asked whether it is well. `kept` are its
+    answers by idempotency key: they go with it.
     """
 
     __slots__ = (
+        "counts",
         "has_check",
         "id",
         "inflight",
@@ -84,6 +96,7 @@ class Instance:
         "service",
         "session",
         "shedding",
+        "since_us",
         "state",
         "version",
     )
@@ -97,6 +110,8 @@ class Instance:
         self.labels = labels
         self.methods = methods
         self.session = session
+        self.counts = counts(methods)
+        self.since_us = 0
         self.state = "joining"
         self.refusing = False
         self.inflight = 0
@@ -125,6 +140,8 @@ class Inbound:
         self._by_source: dict[tuple[str, str, int], Flight] = {}
         self.refused: Callable[[Instance], None] = lambda instance: None
         """Where it is told that an app, or its connection, had no place for a call."""
+        self.plain_done: Callable[[PlainCaller, Outcome], None] = lambda caller, outcome: None
+        """Where it is told how a call of a plain client ended."""
         self.stray: Callable[[Server, int, Fail | None], None] = lambda session, number, fail: None
         """Where an answer goes that is none to a call from the bus; None stands for a REPLY."""
 
@@ -164,6 +181,27 @@ class Inbound:
         if opened.proof is not None:
             flight.proof = opened.proof
         self._by_source[key] = flight
+        instance.inflight += 1
+        self.driver.begin(flight, now)
+
+    def plain_call(
+        self, caller: PlainCaller, instance: Instance, method: str, params: bytes, now: float, deadline: float
+    ) -> None:
+        """Start a call of a plain client, ANONYMOUS to policy, for an instance of ours."""
+        service = instance.service
+        path = self._paths.get((service, method)) or self._path(service, method)
+        flight = Flight(path, caller, caller.number, service, method, ANONYMOUS, None, params, now, deadline)
+        flight.target = instance
+        self.came += 1
+        error: MeshError | None = None
+        if instance.refusing:
+            error = Draining(f"instance {instance.id} is leaving", ran=Ran.NO)
+        elif method not in instance.methods:
+            error = Unimplemented(_no_method(method, instance), ran=Ran.NO)
+        if error is not None:
+            self.plain_done(caller, Outcome.refusal(error))
+            return
+        self._by_source["", "", caller.number] = flight
         instance.inflight += 1
         self.driver.begin(flight, now)
 
@@ -254,10 +292,20 @@ class Inbound:
             session.write(encode(Cancel(_CANCEL, flight.try_id)))
 
     def _done(self, flight: Flight, outcome: Outcome, now: float) -> None:
-        peer: Peer = flight.source
+        peer: Peer | PlainCaller = flight.source
         instance: Instance = flight.target
         proof: Proof | None = flight.proof
         instance.inflight -= 1
+        count = instance.counts[flight.method]
+        count.requests += 1
+        count.seconds += now - flight.started
+        if outcome.fail is not None:
+            count.errors += 1
+            count.last_error = f"{outcome.fail.code}:{outcome.fail.message:.200}"
+        if isinstance(peer, PlainCaller):
+            del self._by_source["", "", flight.id]
+            self.plain_done(peer, outcome)
+            return
         del self._by_source[peer.node, peer.boot, flight.id]
         if outcome.fail is None:
             head: Head = {"instance": instance.id, "load": instance.inflight}
@@ -290,13 +338,13 @@ class Inbound:
             return InstanceGone(f"{instance.id} does not serve {frame.service!r:.80}", ran=Ran.NO)
         if instance.refusing:
             return Draining(f"instance {instance.id} is leaving", ran=Ran.NO)
-        return Unimplemented(_no_method(frame, instance), ran=Ran.NO)
+        return Unimplemented(_no_method(frame.method, instance), ran=Ran.NO)
 
 
-def _no_method(frame: Call, instance: Instance) -> str:
-    near = get_close_matches(frame.method[:63], instance.methods, n=1)
+def _no_method(method: str, instance: Instance) -> str:
+    near = get_close_matches(method[:63], instance.methods, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(instance.methods)[:8])}"
-    return f"{frame.service} has no method {frame.method!r:.80}: {hint}"
+    return f"{instance.service} has no method {method!r:.80}: {hint}"
 
 
 def _frame(number: int, outcome: Outcome, instance: str | None, proof: Proof | None) -> Fail:

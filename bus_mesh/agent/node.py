@@ -16,8 +16,9 @@ from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.groups import SETTLE, Groups
 from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.hosting import LOOK, Hosting
-from bus_mesh.agent.inbound import Inbound, Instance
+from bus_mesh.agent.inbound import Inbound, Instance, PlainCaller
 from bus_mesh.agent.local import Door
+from bus_mesh.agent.micro import Micro
 from bus_mesh.agent.orders import Orders
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.agent.outbox import Outbox
@@ -104,13 +105,24 @@ class Node:
         checkups = Checkups(lambda service: self._compiler.policy.health(service), groups.checked, self.now)
         serving = self.subjects, self.watch, self.announcer, groups, checkups
         labels, spawn = self._setting.labels, self.spawn
-        self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn)
+        wall_us = lambda: world.clock().wall_us  # noqa: E731
+        self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn, wall_us)
+        self.micro = Micro(
+            own.node,
+            bus,
+            self.subjects,
+            self.hosting.instances,
+            self.inbound,
+            lambda service, method: self._compiler.policy.exposed(service, method),
+            self.now,
+            self._dropped,
+        )
+        self.receiver.plain = self.micro.on_plain
         self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.requests = Requests(own.node, self.keyring, bus, world.clock)
         self.control = Control(own.node, self.keyring, bus, self.subjects, self.requests)
         self.orders = Orders(self.keyring, bus, self.outbox, world.clock, self.spawn, self._dropped)
         self.outbound.stray = self.requests.answered
-        wall_us = lambda: world.clock().wall_us  # noqa: E731
         self._console = Console(self, self.watch, self._compiler, wall_us, self._certificate, self.spawn)
 
     def _join_up(self, world: World) -> None:
@@ -184,6 +196,7 @@ class Node:
         await self.bus.subscribe(self.subjects.none_of(self.own.node, self.keyring.boot), self.receiver.on_none)
         await self.bus.subscribe(self.subjects.find_of("_"), self.watch.on_find)
         await self.bus.subscribe(self.subjects.command(self.own.node), self.orders.on_command)
+        await self.micro.start()
         self.bus.on_state(self._bus_changed)
         self.spawn(self._beat())
         self.spawn(self._sweep())
@@ -296,7 +309,7 @@ class Node:
         self._timer = None
         now = self.now()
         for flight in self.wheel.due(now):
-            (self.inbound if isinstance(flight.source, Sender) else self.outbound).driver.due(flight, now)
+            (self.inbound if isinstance(flight.source, Sender | PlainCaller) else self.outbound).driver.due(flight, now)
         awaiting, due = self.outbound.awaiting, self.wheel.next_due()
         self.prober.look(awaiting.values(), now)
         if due is not None:

@@ -75,6 +75,7 @@ class Receiver:
         self._dropped = dropped
         self._refusals = Allowance(REFUSALS_PER_SECOND)
         outbound.unproven = dropped
+        self.plain: Callable[[Instance, str, str, bytes], None] = lambda *_: dropped("NOT_AN_ENVELOPE")
         self.probed: Callable[[int, float], bool] = lambda number, now: False
 
     def on_none(self, subject: str, reply: str, data: bytes, status: int) -> None:
@@ -119,7 +120,7 @@ class Receiver:
             if not method:
                 self._dropped("BAD_SUBJECT")
             elif not data.startswith(MAGIC):
-                self._dropped("NOT_AN_ENVELOPE")
+                self.plain(instance, method, reply, data)
             elif (opened := self._open(subject, data, now)) is not None:
                 self._grouped(opened, instance, method, now.monotonic)
 

@@ -15,7 +15,7 @@ messages that were under way when the broker was lost, nor about the order of tw
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
@@ -30,6 +30,7 @@ __all__ = [
     "Handler",
     "Stated",
     "Subscription",
+    "headed",
 ]
 
 Handler = Callable[[str, str, bytes, int], None]
@@ -120,6 +121,12 @@ class Bus(Protocol):
         Raises ValueError for a subject that is empty or holds a blank.
         """
 
+    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
+        """Send an answer with headers of NATS to a plain client; as `publish` does.
+
+        Line ends in a value become blanks. Headers of what comes are dropped.
+        """
+
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
         """Send several (subject, data, reply) in one write, and say of each what `publish` would."""
 
@@ -140,6 +147,12 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Send what was taken, at most 1 s long, and be CLOSED."""
+
+
+def headed(headers: Mapping[str, str]) -> bytes:
+    """Return headers as NATS writes them before the data."""
+    lines = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
 class Stated:

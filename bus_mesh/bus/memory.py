@@ -8,7 +8,7 @@ A broker is RUNNING, STALLED (takes messages, delivers none, answers nothing) or
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import count
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from bus_mesh.bus.contract import (
     BusState,
     Handler,
     Stated,
+    headed,
 )
 from bus_mesh.bus.pattern import check_pattern, check_subject, is_literal, matches
 
@@ -32,6 +33,7 @@ class Message(NamedTuple):
     subject: str
     reply: str
     data: bytes
+    headers: bytes = b""
 
 
 class BrokerState(Enum):
@@ -227,6 +229,14 @@ class MemoryBus(Stated):
         self.broker._take(self, Message(subject, reply, data))
         return True
 
+    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
+        """Send an answer with headers, which `tap` shows, or return False and send nothing."""
+        if self.state is not BusState.CONNECTED or self.backlog > BACKLOG_LIMIT or len(data) > self.max_payload:
+            return False
+        check_subject(subject)
+        self.broker._take(self, Message(subject, "", data, headed(headers)))
+        return True
+
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
         """Send several, and say of each what `publish` would."""
         return [self.publish(*message) for message in messages]
@@ -266,7 +276,7 @@ class MemoryBus(Stated):
     def _deliver(self) -> None:
         """Handle what is there; what handlers send each other comes in a later turn of the loop."""
         inbox, self._inbox = self._inbox, []
-        for subscription, (subject, reply, data), status in inbox:
+        for subscription, (subject, reply, data, _), status in inbox:
             if subscription.handler is not None:
                 self._handle(subscription.handler, subject, reply, data, status)
         waiters, self._waiters = self._waiters, []

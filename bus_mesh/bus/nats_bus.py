@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ CANCEL_SECONDS: Final = 0.1
 _PENDING_MESSAGES: Final = 16 * 1024
 _PENDING_BYTES: Final = 32 * 1024 * 1024
 # Far over BACKLOG_LIMIT plus one message: at this size nats-py's `publish` would begin to wait.
+_HEADERS: Final = 4096  # bytes left for the headers of an answer
 _PENDING_SIZE: Final = 64 * 1024 * 1024
 _REFUSED: Final = re.compile(r"authorization (violation|failed)|authentication (expired|revoked)", re.IGNORECASE)
 
@@ -144,6 +145,15 @@ class NatsBus(Stated):
     def publish(self, subject: str, data: bytes, reply: str = "") -> bool:
         """Send a message, or return False and send nothing: not connected, clogged, or too large."""
         return self.publish_all(((subject, data, reply),))[0]
+
+    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
+        """Send an answer with headers of NATS, or return False and send nothing."""
+        connection = self._connection
+        if connection is None or connection.backlog > BACKLOG_LIMIT or len(data) > self.max_payload - _HEADERS:
+            return False
+        if not subject or " " in subject or not subject.isprintable() or len(subject) > SUBJECT_LIMIT:
+            raise ValueError(f"{subject!r} is not a subject: it is empty or holds a blank")
+        return connection.send_headed(subject, headers, data)
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
         """Send several in one write, and say of each what `publish` would."""

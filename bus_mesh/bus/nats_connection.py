@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bus_mesh.bus.contract import NO_RESPONDERS, Handler
+from bus_mesh.bus.contract import NO_RESPONDERS, Handler, headed
 from bus_mesh.bus.inflow import NOBODY, Inflow
 from bus_mesh.bus.wire import Wire
 from bus_mesh.clock import monotonic
@@ -174,6 +174,21 @@ class Connection(Client):
             with contextlib.suppress(StopIteration):
                 publishing.send(None)
             publishing.close()
+        return True
+
+    def send_headed(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
+        """Publish with headers, without waiting; False when it was not taken."""
+        if not self.is_connected:
+            self.lose()
+            return False
+        if self.wire is not None:
+            self.wire.publish_headed(subject, headed(headers), data)
+            return True
+        plain = {name: " ".join(value.split()) for name, value in headers.items()}
+        publishing = self.publish(subject, data, headers=plain)
+        with contextlib.suppress(StopIteration):
+            publishing.send(None)
+        publishing.close()
         return True
 
     def _abort(self) -> None:

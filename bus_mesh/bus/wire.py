@@ -33,5 +33,13 @@ class Wire:
         for subject, data, reply in messages:
             head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
             parts += (head.encode(), data, b"\r\n")
+        self._write(b"".join(parts))
+
+    def publish_headed(self, subject: str, headers: bytes, data: bytes) -> None:
+        """Write one message with headers."""
+        head = f"HPUB {subject} {len(headers)} {len(headers) + len(data)}\r\n"
+        self._write(b"".join((head.encode(), headers, data, b"\r\n")))
+
+    def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(b"".join(parts))
+            self._transport.write(data)

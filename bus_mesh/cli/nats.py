@@ -66,6 +66,38 @@ def config(
     show.line(str(folder / CONFIGURATION))
 
 
+@nats.command()
+def client(
+    name: Annotated[str, typer.Argument(help="What to call it; its inboxes begin _INBOX.NAME.")],
+    out: Annotated[Path, typer.Option("--out", help="The file for its credentials; it must not be there.")],
+    call: Annotated[
+        list[str] | None,
+        typer.Option("--call", metavar="SERVICE", help="What it may ask; may be repeated.", show_default=False),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Write a user of the bus for a plain client of NATS, good for 30 days.
+
+    It discovers services, and asks those that are named; policy must expose them (`expose: micro`) and allow the caller
+    `anonymous`.
+    """
+    from bus_mesh.cli.home import MeshHome
+    from bus_mesh.cli.nats_home import NatsHome
+    from bus_mesh.protocol.errors import InvalidName
+
+    side = NatsHome(MeshHome(options.home_of(home)))
+    if out.exists():
+        raise Problem(f"{out} is there already", "credentials are never overwritten", "--out ANOTHER/FILE")
+    try:
+        side.client(name, call or (), out)
+    except InvalidName as error:
+        raise usage(
+            error.message, "it becomes a part of subjects", "busmesh nats client reports --call orders"
+        ) from None
+    show.say(f"next: connect with these credentials, {side.path / 'ca.pem'}, and the inbox prefix _INBOX.{name}")
+    show.line(str(out))
+
+
 def _write(side: "NatsHome", folder: Path, hosts: list[str], settings: "ServerSettings") -> None:
     from bus_mesh.control.nats_tls import BadHost
 

@@ -128,6 +128,13 @@ class NatsHome:
         """
         return self._new_user(name, self._allowed(name, serve, call_as, policy_agent))
 
+    def client(self, name: str, call: Iterable[str], file: Path) -> None:
+        """Write a new user for a plain client of NATS into `file`; raise InvalidName, and Problem for damaged keys."""
+        user = self._new_user(name, permissions.client(self.home.mesh, name, call))
+        with (self.path / "users" / f"client-{name}").open("a") as users:
+            users.write(f"{user.key.public}\n")
+        write_new(file, user.text().encode(), private=True)
+
     def renew(
         self, name: str, serve: Iterable[str], call_as: Iterable[str], identity: Path, *, policy_agent: bool = False
     ) -> bool:

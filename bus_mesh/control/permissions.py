@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from bus_mesh.protocol import names
 from bus_mesh.protocol.subjects import EVERYONE, Subjects
 
-__all__ = ["Permissions", "account_pusher", "joiner", "node", "policy_agent"]
+__all__ = ["Permissions", "account_pusher", "client", "joiner", "node", "policy_agent"]
 
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
 """Where servers take in the newer token of an account; in the system account."""
@@ -81,6 +81,16 @@ def joiner(mesh: str, id: str) -> Permissions:
         raise ValueError(f"{id[:100]!r} cannot stand in a subject: 1 to 95 of a-z 0-9 -")
     subjects = Subjects(mesh)
     return Permissions((subjects.enrol(id),), (subjects.enrolled(id),), _reserved(subjects))
+
+
+def client(mesh: str, name: str, call: Iterable[str] = ()) -> Permissions:
+    """Return what a plain client of NATS may do: discover services, ask those in `call`, hear its own answers.
+
+    Its inboxes begin `_INBOX.<name>.`, so that it reads nobody else's. Raises InvalidName.
+    """
+    subjects, name = Subjects(mesh), names.node_name(name)
+    asked = (subjects.rpc_of(service) for service in sorted(set(map(names.service_name, call))))
+    return Permissions((*_DISCOVERY, *asked), (f"_INBOX.{name}.>",), _reserved(subjects))
 
 
 def account_pusher(inbox: str) -> Permissions:

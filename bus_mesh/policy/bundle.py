@@ -120,6 +120,12 @@ class PolicySet:
         said = policy and (policy.of_method("envelope", method) or policy.document.envelope)
         return (said or self.mesh.envelope) == "signed"
 
+    def exposed(self, service: str, method: str) -> bool:
+        """Tell whether plain clients of NATS may ask for the method, as the caller `anonymous`."""
+        policy = self.services.get(service)
+        said = policy and (policy.of_method("expose", method) or policy.document.expose)
+        return said == "micro"
+
     def retry(self, service: str, method: str) -> Retry:
         """Return how often a call is tried; `off` is one try, and moves from who is leaving all the same."""
         said: Retry | Off | None = self.traffic("retry", service, method)

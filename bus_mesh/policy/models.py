@@ -201,13 +201,14 @@ class Traffic(_Ways):
 class Method(_Ways):
     """What differs for one method."""
 
-    LATER = frozenset(("expose", "tap"))
+    LATER = frozenset(("tap",))
 
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""
     envelope: Envelope | None = None
     """None leaves it to the service."""
-    expose: Literal["micro"] | None = None
+    expose: Literal["micro", "off"] | None = None
+    """None leaves it to the service."""
     tap: Tap | None = None
 
 
@@ -227,7 +228,7 @@ class Kind(Document):
 class Service(Kind):
     """Who may call one service, and how its calls travel."""
 
-    LATER = frozenset(("expose", "tap", "events"))
+    LATER = frozenset(("tap", "events"))
 
     kind: Literal["Service"] = "Service"
     name: ServiceName
@@ -238,7 +239,8 @@ class Service(Kind):
     """None leaves it to the mesh."""
     health: Health | None = None
     """None leaves it to the mesh."""
-    expose: Literal["micro"] | None = None
+    expose: Literal["micro", "off"] | None = None
+    """Whether plain clients of NATS may call it, as the caller `anonymous`; None: off."""
     tap: Tap | None = None
     events: Events | None = None
 
@@ -261,15 +263,6 @@ class Service(Kind):
             if timeout is not None and timeout > longest:
                 limit = show_seconds(longest)
                 raise refuse(f"{show_seconds(timeout)} is over this service's longest_timeout, {limit}", "", path)
-        return self
-
-    @model_validator(mode="after")
-    def _mirrors_elsewhere(self) -> Self:
-        told: dict[tuple[str, ...], Mirror | None] = {("traffic", "mirror", "to"): self.traffic.mirror}
-        told |= {("methods", name, "mirror", "to"): method.mirror for name, method in self.methods.items()}
-        for path, mirror in told.items():
-            if mirror is not None and mirror.to == self.name:
-                raise refuse(f"{self.name} would get its own calls twice", "name another service", path)
         return self
 
 

@@ -29,9 +29,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "fault": None,
     "mirror": None,
     "envelope": "sealed",
+    "expose": "off",
     "health": Health(),
 }
 """What holds where nobody says anything; None: no such part, and for `timeout` the contract's, else 5 s."""
+_BESIDE: Final = frozenset(("envelope", "expose", "health"))  # what stands beside `traffic` in a document
 
 
 def policy_of(policy: PolicySet, service: str) -> dict[str, Any] | None:
@@ -66,7 +68,7 @@ def _own(said: ServicePolicy, method: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _word(document: Any, part: str) -> Any:
-    return getattr(document if part in ("envelope", "health") else document.traffic, part)
+    return getattr(document if part in _BESIDE else document.traffic, part, None)
 
 
 def _plain(value: Any) -> Any:

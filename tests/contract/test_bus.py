@@ -39,6 +39,21 @@ async def test_a_message_arrives_as_it_was_sent(bus: Bus, other: Bus, until: Unt
     assert got.all == [("a.b", "r.1", b"\x00\xff", 0)]
 
 
+async def test_an_answer_with_headers_arrives_without_them(bus: Bus, other: Bus, until: Until) -> None:
+    got = Got()
+    await other.subscribe("_INBOX.a", got)
+
+    assert bus.answer("_INBOX.a", {"Nats-Service-Error": "no\r\nX: y", "Nats-Service-Error-Code": "401"}, b"why")
+    assert bus.answer("_INBOX.a", {}, b"")
+    assert bus.publish("_INBOX.a", b"after")
+
+    await until(lambda: len(got.all) == 3)
+    assert got.all == [("_INBOX.a", "", data, 0) for data in (b"why", b"", b"after")]
+    with pytest.raises(ValueError, match=r"not a subject|blank"):
+        bus.answer("a b", {}, b"")
+    assert not bus.answer("_INBOX.a", {}, bytes(bus.max_payload + 1))
+
+
 async def test_a_bus_hears_itself_but_never_within_publish(bus: Bus, until: Until) -> None:
     got = Got()
     await bus.subscribe("a", got)

@@ -273,7 +273,11 @@ async def test_a_canary_gets_its_share_sticky_keys_stay_and_a_change_of_weights_
         live = await load
         half = await at_once(mesh, 32, 4000)
     canary, halved = shared.by["m3"] / len(shared.calls), half.by["m3"] / len(half.calls)
-    print(f"canary {canary:.2%} of {len(shared.calls)}, then {halved:.2%}; during the change {live}; keys: {stuck}")
+    print(
+        f"canary {canary:.2%} of {len(shared.calls)}, then {halved:.2%}; during the change {live}; keys: {stuck}; "
+        f"not placed so {calm.caller.metric('busmesh_astray_total', why='subset_missing'):.0f}, "
+        f"circuits opened {calm.changes('open'):.0f}\n" + calm.callee.log[-3000:]
+    )
     assert (shared.success, stuck.success, live.success, half.success) == (1.0, 1.0, 1.0, 1.0)
     assert abs(canary - 0.10) <= 0.015
     assert abs(halved - 0.50) <= 0.03

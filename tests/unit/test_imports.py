@@ -66,6 +66,7 @@ THIRD_PARTY = {
         "bus_mesh_sdk",
         "agent/console.py",
         "agent/follow.py",
+        "agent/micro.py",
         "agent/orders.py",
         "control",
         "cli",
