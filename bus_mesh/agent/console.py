@@ -31,6 +31,8 @@ from bus_mesh.protocol.subjects import Subjects
 
 LISTEN: Final = 0.2
 """Seconds without another answer after which everybody is taken to have answered."""
+SHORTEST: Final = 0.03
+"""The same once all that are known have answered, if they took no longer."""
 LONGEST: Final = 1.0
 """Seconds that answers are waited for at most."""
 _AT_ONCE: Final = 16
@@ -183,8 +185,9 @@ class Console:
         return {**found, "node": agent.own.node, "policy_state": agent.status()["policy_state"]}
 
     async def _everyone(self) -> dict[str, Announcement]:
-        """Ask every node for its announcement, until nobody new has answered for a while."""
+        """Ask every node for its announcement, until all that are known have answered and nobody new does any more."""
         seen: dict[str, Announcement] = {}
+        known = {one.node for one in self._agents()}
         fresh = asyncio.Event()
 
         def note(announcement: Announcement) -> None:
@@ -199,22 +202,32 @@ class Console:
             self._watch.learn(self._watch.document)
             self._watch.ask_everyone()
             loop = asyncio.get_running_loop()
-            end = loop.time() + LONGEST
-            while (left := end - loop.time()) > 0:
+            began = loop.time()
+            while (left := began + LONGEST - loop.time()) > 0:
                 fresh.clear()
+                # Who is not known yet is as far away as the furthest of the others, or a little further.
+                quiet = max(SHORTEST, loop.time() - began) if len(known) > 1 and known <= seen.keys() else LISTEN
                 try:
-                    await asyncio.wait_for(fresh.wait(), min(LISTEN, left))
+                    await asyncio.wait_for(fresh.wait(), min(quiet, LISTEN, left))
                 except TimeoutError:
                     break
         finally:
             self._watch.watchers.remove(note)
         return {node: seen[node] for node in sorted(seen) if not seen[node].withdrawn}
 
+    def _agents(self) -> list[Announcement]:
+        """Return the last word of every agent that has spoken lately; a policy agent is none."""
+        office = self._agent.control.office
+        return [one for one in self._agent.keyring.leased() if office is None or one.node != office.node]
+
     def _nodes(self, seen: list[Announcement]) -> list[Row]:
         now = self._wall_us()
-        return [self._node(announcement, now) for announcement in seen]
+        here = {announcement.node for announcement in seen}
+        silent = [one for one in self._agents() if one.node not in here]
+        rows = [self._node(announcement, now, _state(announcement)) for announcement in seen]
+        return rows + [self._node(announcement, now, "silent") for announcement in silent]
 
-    def _node(self, a: Announcement, now: int) -> Row:
+    def _node(self, a: Announcement, now: int, state: str) -> Row:
         certificate = self._certificate(a)
         return {
             "node": a.node,
@@ -222,7 +235,7 @@ class Console:
             "boot": a.boot,
             "key": key_id(a.mesh, a.node, a.key).hex(),
             "services": [offer.service for offer in a.offers],
-            "state": _state(a),
+            "state": state,
             "age_ms": max(0, (now - a.issued_us) // 1000),
             "cert_expires_us": certificate.not_after_us if certificate is not None else 0,
         }

@@ -27,5 +27,6 @@ def status_of(node: "Node", *, loaded: bool) -> dict[str, object]:
         "serving": node.inbound.calls,
         "draining": node.draining,
         "revoked": node.barred is not None,
+        "cert_issued_us": node.own.certificate.not_before_us,
         "cert_expires_us": node.own.certificate.not_after_us,
     }

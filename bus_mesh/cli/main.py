@@ -11,6 +11,7 @@ from bus_mesh.cli import (
     agent,
     bench,
     call,
+    check,
     describe,
     get,
     mesh,
@@ -20,6 +21,7 @@ from bus_mesh.cli import (
     policy_agent,
     receipt,
     show,
+    stat,
     status,
     token,
     up,
@@ -39,6 +41,10 @@ app.command()(call.call)
 app.add_typer(get.app, name="get")
 app.add_typer(describe.app, name="describe")
 app.command()(status.status)
+app.command()(stat.stat)
+app.command()(stat.top)
+app.command()(stat.edges)
+app.command()(check.check)
 app.command()(bench.bench)
 app.command()(agent.agent)
 app.command(context_settings={"ignore_unknown_options": True})(agent.run)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -57,6 +58,38 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
     cells = [list(columns), *([str(cell) if cell not in ("", None) else "-" for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+
+
+def rows(columns: Sequence[str], found: Iterable[Sequence[object]]) -> None:
+    """Print a table; on a terminal no line is longer than that is wide."""
+    for text in table(columns, found):
+        line(fitted(text))
+
+
+def fitted(text: str) -> str:
+    """Return a line as it fits on the terminal: cut, with an ellipsis; whole where there is none."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def clear() -> None:
+    """Begin at the top of the terminal again; nothing elsewhere."""
+    if sys.stdout.isatty():
+        print("\x1b[H\x1b[J", end="", flush=True)
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent, "" for none."""
+    return "" if value is None else f"{100 * value:.2f}%"
+
+
+def took(seconds: float | None) -> str:
+    """Return a latency, "" for none."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.1f}ms" if seconds < 1 else f"{seconds:.2f}s"
 
 
 def applied(found: "Applied") -> None:

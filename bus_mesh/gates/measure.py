@@ -1,7 +1,7 @@
 """Counts every call, refusals included, and how long it took; outermost, so nothing escapes it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from bus_mesh.gates.gate import Flight, Gate
 from bus_mesh.protocol.call import Outcome
@@ -11,9 +11,14 @@ class Meter(Protocol):
     """What is counted of one (service, method, caller)."""
 
     inflight: int
+    retries: int
 
     def record(self, code: int, seconds: float) -> None:
         """Note a call that ended with a gRPC code."""
+
+
+FIRST: Final = 1
+"""The number of a call's first try."""
 
 
 class Measure(Gate):
@@ -36,4 +41,6 @@ class Measure(Gate):
         """Book how it ended."""
         meter: Meter = call.meter
         meter.inflight -= 1
+        if call.attempt > FIRST:
+            meter.retries += call.attempt - FIRST
         meter.record(outcome.code, now - call.started)

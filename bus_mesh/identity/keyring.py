@@ -183,6 +183,10 @@ class Keyring:
         """Return the current epoch of whatever process of a node is its newest, or None when none is trusted."""
         return self._peers.latest(node)
 
+    def leased(self) -> list[Announcement]:
+        """Return the last word of every node that has spoken lately, our own among them."""
+        return self._peers.leased()
+
     def revoke(self, node: str) -> tuple[Peer, ...]:
         """Believe nothing of `node` from now on; return its epochs that were trusted, for the directory to drop.
 

@@ -197,6 +197,10 @@ class Peers:
         sender = self._senders.get(node)
         return sender is not None and sender.leased
 
+    def leased(self) -> list[Announcement]:
+        """Return the last word of every node whose lease runs."""
+        return [sender.announcement for sender in self._senders.values() if sender.leased]
+
     def sweep(self, now: Now, clock_us: int) -> list[Peer]:
         """End leases, forget those no longer trusted; return the peers whose lease ended, each once."""
         gone: list[Peer] = []

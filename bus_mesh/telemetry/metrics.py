@@ -47,7 +47,7 @@ _EMPTY: Final = (*(0 for _ in _BOUNDS), 0.0)
 class Child:
     """The calls of one caller to one method: look it up once, keep it, and `record` each call's end."""
 
-    __slots__ = ("_cells", "_series", "inflight", "labels")
+    __slots__ = ("_cells", "_series", "inflight", "labels", "retries")
 
     def __init__(self, series: "Series", labels: Labels) -> None:
         self._series = series
@@ -55,6 +55,8 @@ class Child:
         self.labels = labels
         self.inflight = 0
         """Calls begun and not ended; whoever begins and ends them counts."""
+        self.retries = 0
+        """Tries beyond the first, of all calls."""
 
     def record(self, code: int, seconds: float) -> None:
         """Count a call that ended with a gRPC code after so many seconds."""
@@ -121,6 +123,10 @@ class Series:
                 service, method, _ = child.labels
                 found[service, method] = found.get((service, method), 0) + child.inflight
         return found
+
+    def retries(self) -> dict[Labels, int]:
+        """Return the tries beyond the first of each child that has any."""
+        return {child.labels: child.retries for child in [*self._children.values(), self._other] if child.retries}
 
     def __len__(self) -> int:
         return self._used

@@ -147,6 +147,7 @@ class Side:
 
 class Meter:
     inflight = 0
+    retries = 0
 
     def record(self, code: int, seconds: float) -> None:
         pass

@@ -59,6 +59,7 @@ class Offer(NamedTuple):
 
 class Meter:
     inflight = 0
+    retries = 0
 
     def record(self, code: int, seconds: float) -> None:
         pass

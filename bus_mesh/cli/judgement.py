@@ -1,0 +1,137 @@
+"""What `busmesh check` makes of what it found: each thing good, doubtful or wrong, and what to do about it. Pure."""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+__all__ = ["Checked", "Facts", "Mark", "judged"]
+
+CLOCK_WARN: Final = 1.0
+CLOCK_WRONG: Final = 60.0
+"""Seconds that two clocks may differ: over a minute their nodes refuse each other's calls."""
+THIRD: Final = 3
+"""A certificate is renewed at half of its life; with less than a third of it left, that fails."""
+MOST_NAMED: Final = 8
+
+
+class Mark(StrEnum):
+    """How something is."""
+
+    GOOD = "good"
+    DOUBTFUL = "doubtful"
+    WRONG = "wrong"
+
+
+class Checked(NamedTuple):
+    """One line: what was looked at, how it is, and where it is not good the reason and what to do."""
+
+    group: str
+    what: str
+    mark: Mark
+    why: str = ""
+    hint: str = ""
+
+
+class Facts(NamedTuple):
+    """What was found. Times are microseconds since 1970 by this machine's clock.
+
+    `answers` are what agents answer to `stats`, `ahead_us` how far the clock of each is ahead of this one, `silent` why
+    others gave none. `policy` is the policy agent's word, None with `why_no_policy`.
+    """
+
+    now_us: int
+    agent: Mapping[str, Any]
+    nodes: list[dict[str, Any]]
+    instances: list[dict[str, Any]]
+    answers: Mapping[str, Mapping[str, Any]]
+    ahead_us: Mapping[str, int]
+    silent: Mapping[str, str]
+    policy: Mapping[str, Any] | None
+    why_no_policy: str
+
+
+def judged(facts: Facts) -> list[Checked]:
+    """Return a line for each thing that is looked at."""
+    return [*_agents(facts), *_clocks(facts), *_certificates(facts), *_policy(facts), *_services(facts)]
+
+
+def _line(group: str, what: str, wrong: Mapping[str, str], hint: str, mark: Mark = Mark.WRONG) -> Checked:
+    """Return one line about all nodes: good, or `mark` with those that are not so."""
+    if not wrong:
+        return Checked(group, what, Mark.GOOD)
+    named = [f"{name} {why}" for name, why in sorted(wrong.items())]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return Checked(group, what, mark, ", ".join(named[:MOST_NAMED]) + more, hint)
+
+
+def _agents(facts: Facts) -> Iterator[Checked]:
+    group, said = "agents", {name: answer["status"] for name, answer in facts.answers.items()}
+    yield Checked(group, f"the agent of {facts.agent['node']} answers", Mark.GOOD)
+    hint = "is it running, and on the bus? its log says so"
+    yield _line(group, f"all {len(facts.nodes)} nodes answer operators", facts.silent, hint)
+    away = {name: f"is {one['bus']}" for name, one in said.items() if one["bus"] != "connected"}
+    yield _line(group, "all are connected to the bus", away, "bus.url, bus.credentials and bus.tls in its node.yaml")
+    leaving = {name: "is draining" for name, one in said.items() if one["draining"]}
+    yield _line(group, "none is draining", leaving, "busmesh undrain NODE, or wait until it is gone", Mark.DOUBTFUL)
+    versions = {name: one["version"] for name, one in said.items()}
+    mixed = {name: f"runs {version}" for name, version in versions.items()} if len(set(versions.values())) > 1 else {}
+    yield _line(group, "all run the same version", mixed, "bring all to one version", Mark.DOUBTFUL)
+
+
+def _clocks(facts: Facts) -> Iterator[Checked]:
+    off = {name: ahead / 1e6 for name, ahead in facts.ahead_us.items() if abs(ahead) > CLOCK_WARN * 1e6}
+    told = {name: f"is {abs(by):.1f} s {'ahead' if by > 0 else 'behind'}" for name, by in off.items()}
+    wrong = any(abs(by) > CLOCK_WRONG for by in off.values())
+    hint = "set the clock by NTP: timedatectl set-ntp true; over 60 s calls are refused"
+    mark = Mark.WRONG if wrong else Mark.DOUBTFUL
+    yield _line("clocks", "clocks differ by less than a second", told, hint, mark)
+
+
+def _certificates(facts: Facts) -> Iterator[Checked]:
+    group = "certificates"
+    ends = {node["node"]: node["cert_expires_us"] for node in facts.nodes if node["cert_expires_us"]}
+    over = {name: f"ended {_hours(facts.now_us - at)} ago" for name, at in ends.items() if at <= facts.now_us}
+    hint = "admit it anew: busmesh token create NODE, then busmesh agent --join TOKEN there"
+    yield _line(group, "no certificate has ended", over, hint)
+    late = {}
+    for name, said in facts.answers.items():
+        status = said["status"]
+        left, life = status["cert_expires_us"] - facts.now_us, status["cert_expires_us"] - status["cert_issued_us"]
+        if name not in over and 0 < left < life / THIRD:
+            late[name] = f"has {_hours(left)} left of {_hours(life)}"
+    hint = "is the policy agent running, with the issuer's key? its log says why it renews none"
+    yield _line(group, "all are renewed in time", late, hint, Mark.DOUBTFUL)
+
+
+def _policy(facts: Facts) -> Iterator[Checked]:
+    group, said = "policy", {name: answer["status"] for name, answer in facts.answers.items()}
+    hint = "busmesh policy-agent -c policy.yaml, and its log; what is in force stays"
+    expired = {name: "has one that is" for name, one in said.items() if one["policy_state"] == "expired"}
+    yield _line(group, "no policy has expired", expired, hint)
+    stale = {name: "has heard nothing for a while" for name, one in said.items() if one["policy_state"] == "stale"}
+    yield _line(group, "all know whether theirs is the newest", stale, hint, Mark.DOUBTFUL)
+    if facts.policy is None:
+        yield Checked(group, "the policy agent answers", Mark.WRONG, facts.why_no_policy, hint)
+        return
+    newest = facts.policy["number"]
+    yield Checked(group, "the policy agent answers", Mark.GOOD)
+    behind = {name: f"has bundle {one['policy']}" for name, one in said.items() if one["policy"] != newest}
+    yield _line(group, f"bundle {newest} is in force everywhere", behind, "busmesh status: who refused it, and why")
+
+
+def _services(facts: Facts) -> Iterator[Checked]:
+    group, hint = "services", "busmesh describe service NAME; busmesh service logs NAME"
+    found = facts.instances
+    bad = {one["instance"]: f"of {one['service']} is {one['state']}" for one in found if one["state"] in _BAD}
+    yield _line(group, "no instance is full or unwell", bad, hint, Mark.DOUBTFUL)
+    up = {one["service"] for one in found if one["state"] == "up"}
+    down = {one["service"]: "has nobody up" for one in found if one["service"] not in up}
+    yield _line(group, "every service has an instance that is up", down, hint)
+
+
+_BAD: Final = ("full", "unwell")
+
+
+def _hours(us: int) -> str:
+    hours = us / 3_600_000_000
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"

@@ -1,0 +1,147 @@
+"""What operators see of a mesh at work: the screens in `docs/screens.md`, made by the commands themselves.
+
+BUSMESH_WRITE_SCREENS=1 writes the page anew; else what the commands print must be what it shows, figures aside.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from test_up import BUSMESH, Up, eventually
+
+from bus_mesh.cli.ask import with_mesh
+from bus_mesh.cli.check import facts, lines
+from bus_mesh.cli.judgement import judged
+from bus_mesh.cli.operator import Operator
+
+pytestmark = pytest.mark.timeout(90)
+PAGE = Path(__file__).parents[2] / "docs" / "screens.md"
+GREEN = {
+    "busmesh stat": ("stat",),
+    "busmesh stat -o wide": ("stat", "-o", "wide"),
+    "busmesh edges": ("edges",),
+    "busmesh top --once": ("top", "--once"),
+    "busmesh status": ("status",),
+    "busmesh check": ("check",),
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("shop") / "home", "--demo") as up:
+        assert eventually(lambda: served(up, "orders"), 20)
+        yield up
+
+
+def served(up: Up, service: str) -> bool:
+    """Tell whether a service answers calls, by what its callers see."""
+    (row,) = json.loads(up.busmesh("stat", service, "-o", "json").stdout)
+    return row["rps"] > 5 and row["success"] == 1.0
+
+
+def masked(text: str) -> list[str]:
+    """Return the lines without figures, in an order that does not depend on them."""
+    plain = re.sub(r"\d+(\.\d+)?(ms|%|s)?", "#", text)
+    return sorted(re.sub(r" {2,}", "  ", line).strip() for line in plain.strip().splitlines())
+
+
+def blocks() -> dict[str, str]:
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    return {one.splitlines()[0].strip("`"): one.partition("```text\n")[2].partition("```")[0] for one in sections}
+
+
+def broken(up: Up) -> dict[str, str]:
+    """What `check` says of this mesh if a clock, a certificate or policy were not as they are."""
+    socket = Path(up.ready["nodes"]["node-a"]["socket"])
+    found = with_mesh("cli", socket, lambda mesh: facts(mesh, Operator.read(up.home)))
+    late = found.now_us - 7_200_000_000
+    nodes = [{**node, "cert_expires_us": late} if node["node"] == "node-b" else node for node in found.nodes]
+    stale = {**found.answers["node-b"], "status": {**found.answers["node-b"]["status"], "policy_state": "stale"}}
+    cases = {
+        "A clock that is wrong": found._replace(ahead_us={**found.ahead_us, "node-b": 75_000_000}),
+        "A certificate that has ended": found._replace(nodes=nodes),
+        "Policy that is stale": found._replace(answers={**found.answers, "node-b": stale}),
+    }
+    return {title: "\n".join(lines(judged(case), short=True)) + "\n" for title, case in cases.items()}
+
+
+def test_the_screens_in_the_docs_are_what_the_commands_print(shop: Up) -> None:
+    printed = dict(zip(GREEN, (done.stdout for done in shop.busmesh_each(*GREEN.values())), strict=True))
+    printed |= broken(shop)
+    if os.environ.get("BUSMESH_WRITE_SCREENS"):
+        write(printed)
+
+    shown = blocks()
+
+    assert list(shown) == list(printed)
+    for title, text in printed.items():
+        assert masked(text) == masked(shown[title]), title
+
+
+def write(printed: dict[str, str]) -> None:
+    intro = (
+        "# Screens\n\nWhat the commands print while `busmesh up --demo` runs.\n"
+        "`tests/live/test_views.py` makes this page, and fails when they print something else, figures aside.\n"
+    )
+    titles = {title: f"`{title}`" if title in GREEN else title for title in printed}
+    sections = [f"## {titles[title]}\n\n```text\n{text}```\n" for title, text in printed.items()]
+    PAGE.write_text("\n".join([intro, *sections]))
+
+
+def test_a_node_that_stands_still_is_named_and_the_others_are_shown(shop: Up) -> None:
+    agent = psutil.Process(shop.ready["nodes"]["node-b"]["pid"])
+    agent.send_signal(signal.SIGSTOP)
+    try:
+        done = shop.busmesh("stat", "-o", "json")
+        checked = shop.busmesh("check", "-o", "short")
+    finally:
+        agent.send_signal(signal.SIGCONT)
+
+    assert done.returncode == 0, done.stderr
+    assert {row["service"] for row in json.loads(done.stdout)} >= {"orders"}
+    assert "node-b is not in this: no answer from node-b for 3 s" in done.stderr
+    assert checked.returncode == 1
+    assert "× all 2 nodes answer operators\n    node-b no answer from node-b for 3 s" in checked.stdout
+    assert eventually(lambda: shop.busmesh("check", "--wait").returncode == 0, 20)
+
+
+def test_top_and_watches_go_on_until_they_are_stopped_one_json_line_a_look(shop: Up) -> None:
+    environment = {**os.environ, "BUSMESH_HOME": str(shop.home)}
+    command = [*BUSMESH, "top", "--window", "200ms", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as top:
+        assert top.stdout is not None
+        looks = [json.loads(top.stdout.readline()) for _ in range(3)]
+        top.send_signal(signal.SIGINT)
+        assert top.wait(10) in (0, 130, -signal.SIGINT)
+
+    assert all({row["from"] for row in look["rows"]} <= {"web", "orders", "cli"} for look in looks)
+    assert looks[0]["at"] < looks[1]["at"] < looks[2]["at"]
+    assert any(look["rows"] for look in looks)
+
+
+def test_who_is_no_operator_is_told_so(shop: Up, tmp_path: Path) -> None:
+    done = shop.busmesh("stat", "--home", str(tmp_path))
+
+    assert done.returncode != 0
+    assert "holds no operator" in done.stderr
+
+
+def test_on_a_narrow_terminal_no_line_is_longer_than_it_is_wide(shop: Up) -> None:
+    shown = subprocess.run(
+        ["script", "-qec", f"stty cols 40; {' '.join(BUSMESH)} stat -o wide", "/dev/null"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "BUSMESH_HOME": str(shop.home), "COLUMNS": "40", "TERM": "dumb"},
+    )
+
+    rows = [line for line in shown.stdout.replace("\r", "").splitlines() if line]
+    assert len(rows) >= 3, shown
+    assert max(map(len, rows)) <= 40
+    assert rows[0].endswith("…")
