@@ -1,27 +1,35 @@
-"""What an agent answers to operators who ask for its statistics: all that it has counted since it started.
+"""What an agent answers to operators who observe: its live calls, and all that it has counted since it started.
 
-Asked for twice, the difference is what happened meanwhile. Nothing is counted for this that is not counted anyway.
+Asked for counts twice, the difference is what happened meanwhile. Nothing is counted for this that is not anyway.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bus_mesh.agent.compiler import Compiler
+from bus_mesh.agent.looks import Looks
 from bus_mesh.identity.certificate import May
 from bus_mesh.telemetry.metrics import BUCKETS, Series
 
 if TYPE_CHECKING:
     from bus_mesh.agent.node import Node
 
-STATS = "stats"
 
-
-def answer_stats(node: "Node", wall_us: Callable[[], int]) -> None:
-    """Have a node answer `stats` to operators who may observe."""
+def answer_observers(node: "Node", compiler: Compiler, wall_us: Callable[[], int]) -> Looks:
+    """Have a node answer operators who may observe: `stats`, and `tap`, whose looks are returned."""
 
     async def stats(arguments: dict[str, Any]) -> object:
         return counted(node, wall_us())
 
-    node.orders.on(STATS, May.OBSERVE, stats)
+    def may_show(service: str, method: str) -> bool:
+        return compiler.policy.tapped(service, method)
+
+    looks = Looks(node.now, lambda: wall_us() / 1e6, node.outbound.recompile, may_show)
+    compiler.parts.watched = lambda service: looks.show if looks.watched(service) else None
+    node.every_second.append(looks.expire)
+    node.orders.on("stats", May.OBSERVE, stats)
+    node.orders.on("tap", May.OBSERVE, looks.poll)
+    return looks
 
 
 def counted(node: "Node", wall_us: int) -> dict[str, object]:

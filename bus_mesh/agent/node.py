@@ -12,7 +12,7 @@ from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.console import Console
 from bus_mesh.agent.control import Control
-from bus_mesh.agent.counted import answer_stats
+from bus_mesh.agent.counted import answer_observers
 from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.groups import SETTLE, Groups
 from bus_mesh.agent.health import Checkups
@@ -124,7 +124,7 @@ class Node:
         self.control = Control(own.node, self.keyring, bus, self.subjects, self.requests)
         self.orders = Orders(self.keyring, bus, self.outbox, world.clock, self.spawn, self._dropped)
         self.outbound.stray = self.requests.answered
-        answer_stats(self, wall_us)
+        self.looks = answer_observers(self, self._compiler, wall_us)
         self._console = Console(self, self.watch, self._compiler, wall_us, self._certificate, self.spawn)
 
     def _join_up(self, world: World) -> None:

@@ -9,6 +9,7 @@ from bus_mesh.gates.gate import Flight
 from bus_mesh.gates.measure import Meter
 from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Verdict
+from bus_mesh.protocol.call import Outcome
 from bus_mesh.resilience.breaker import State
 from bus_mesh.resilience.budget import RetryBudget
 from bus_mesh.resilience.circuits import Circuits
@@ -92,6 +93,8 @@ class Parts(Generic[P]):
         self.wall = wall
         self.told = told
         self.waiting = Waiting()
+        self.watched: Callable[[str], Callable[[Flight, Outcome, float], None] | None] = lambda service: None
+        """Returns who is shown the calls to a service, None while nobody watches them."""
         self._budgets: Kept[str, RetryBudget] = Kept()
         self._buckets: Kept[tuple[str, str, int], TokenBuckets] = Kept()
         self.circuits: Kept[tuple[str, str], Circuits] = Kept()

@@ -30,6 +30,7 @@ from bus_mesh.gates.once import Once
 from bus_mesh.gates.rate import Rate
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
+from bus_mesh.gates.tap import Tap
 from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
@@ -46,6 +47,7 @@ def outbound(
     budget = parts.budget(service, policy.budget(service), keep=service in policy.services)
     gates: list[Gate] = [
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
+        *_tap(parts, service),  # as the app sees it: what is below is one call
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
         *_mirror(parts, policy.mirror(service, method)),  # one copy of a call, not one of each try
@@ -123,6 +125,13 @@ def _picker(way: Way | Hash, draw: Any) -> Picker:
     if way is Way.ROUND_ROBIN:
         return Picker.round_robin()
     return (Picker.random if way in (Way.QUEUE, Way.RANDOM) else Picker.least_request)(draw)
+
+
+def _tap(parts: Parts[P], service: str) -> Iterator[Gate]:
+    """Yield the gate that shows calls, while somebody watches those to the service."""
+    show = parts.watched(service)
+    if show is not None:
+        yield Tap(show)
 
 
 def _mirror(parts: Parts[P], said: traffic.Mirror | None) -> Iterator[Gate]:

@@ -23,6 +23,7 @@ from bus_mesh.cli import (
     show,
     stat,
     status,
+    tap,
     token,
     up,
 )
@@ -44,6 +45,7 @@ app.command()(status.status)
 app.command()(stat.stat)
 app.command()(stat.top)
 app.command()(stat.edges)
+app.command()(tap.tap)
 app.command()(check.check)
 app.command()(bench.bench)
 app.command()(agent.agent)

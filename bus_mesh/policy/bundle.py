@@ -126,6 +126,12 @@ class PolicySet:
         said = policy and (policy.of_method("expose", method) or policy.document.expose)
         return said == "micro"
 
+    def tapped(self, service: str, method: str) -> bool:
+        """Tell whether who watches calls of the method may see what is in them."""
+        policy = self.services.get(service)
+        said = (policy and (policy.of_method("tap", method) or policy.document.tap)) or self.mesh.tap
+        return said is not None and said.payload
+
     def retry(self, service: str, method: str) -> Retry:
         """Return how often a call is tried; `off` is one try, and moves from who is leaving all the same."""
         said: Retry | Off | None = self.traffic("retry", service, method)

@@ -201,8 +201,6 @@ class Traffic(_Ways):
 class Method(_Ways):
     """What differs for one method."""
 
-    LATER = frozenset(("tap",))
-
     idempotent: bool | None = None
     """Whether running it twice is as good as once; None leaves it to the contract."""
     envelope: Envelope | None = None
@@ -228,7 +226,7 @@ class Kind(Document):
 class Service(Kind):
     """Who may call one service, and how its calls travel."""
 
-    LATER = frozenset(("tap", "events"))
+    LATER = frozenset(("events",))
 
     kind: Literal["Service"] = "Service"
     name: ServiceName
@@ -282,7 +280,7 @@ class MeshTraffic(Traffic):
 class Mesh(Kind):
     """What holds in the whole mesh."""
 
-    LATER = frozenset(("certificates", "tap", "events"))
+    LATER = frozenset(("certificates", "events"))
 
     kind: Literal["Mesh"] = "Mesh"
     name: Name = "mesh"

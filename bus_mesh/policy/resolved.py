@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic_core import to_jsonable_python
 
 from bus_mesh.policy.bundle import PolicySet, ServicePolicy
-from bus_mesh.policy.models import Health
+from bus_mesh.policy.models import Health, Tap
 from bus_mesh.policy.traffic import Balance, Breaker, Budget, Limit, Off, Retry
 from bus_mesh.policy.units import CALL_LONGEST, show_seconds
 
@@ -31,9 +31,10 @@ DEFAULTS: Final[dict[str, Any]] = {
     "envelope": "sealed",
     "expose": "off",
     "health": Health(),
+    "tap": Tap(),
 }
 """What holds where nobody says anything; None: no such part, and for `timeout` the contract's, else 5 s."""
-_BESIDE: Final = frozenset(("envelope", "expose", "health"))  # what stands beside `traffic` in a document
+_BESIDE: Final = frozenset(("envelope", "expose", "health", "tap"))  # what stands beside `traffic` in a document
 
 
 def policy_of(policy: PolicySet, service: str) -> dict[str, Any] | None:

@@ -205,7 +205,7 @@ async def test_junk_on_the_control_subject_changes_nothing(plane: Plane, data: b
 Documents = dict[str, bytes]
 BUNDLES: dict[str, Documents] = {
     "a key that no agent knows": {"Service/orders": b"kind: Service\nname: orders\ntimout: 3\n"},
-    "a key that agents do not enforce yet": {"Service/orders": b"kind: Service\nname: orders\ntap: {payload: true}\n"},
+    "a key that agents do not enforce yet": {"Service/orders": b"kind: Service\nname: orders\nevents: {}\n"},
     "an unknown kind": {"Ghost/orders": b"kind: Ghost\nname: orders\n"},
     "a name that is another's": {"Service/orders": b"kind: Service\nname: stock\n"},
     "a list": {"Service/orders": b"- 1\n"},

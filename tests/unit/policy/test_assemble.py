@@ -78,7 +78,7 @@ def test_a_bundle_that_lacks_something_has_no_documents() -> None:
     ("documents", "said"),
     [
         ({"Service/orders": b"kind: Service\nname: orders\ntrafic: {}\n"}, "did you mean traffic?"),
-        ({"Service/orders": b"kind: Service\nname: orders\ntap: {payload: true}\n"}, "not yet enforced"),
+        ({"Service/orders": b"kind: Service\nname: orders\nevents: {publish: [a]}\n"}, "not yet enforced"),
         ({"Service/orders": service("stock")}, "not just the one of that kind and name"),
         ({"Service/orders": service("orders") + b"---\n" + service("stock")}, "holds 2 documents"),
         ({"Service/orders": b""}, "holds 0 documents"),

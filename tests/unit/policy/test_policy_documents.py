@@ -113,13 +113,8 @@ def test_empty_text_and_empty_documents_are_no_documents() -> None:
         ("traffic:\n  timeout: soon", "shop.yaml:4: traffic.timeout: must be a length of time"),
         ("traffic: {timeout: 20m}", "shop.yaml:3: traffic.timeout: 20m is not within 1ms and 10m"),
         ("traffic: {timeout: 0s}", "shop.yaml:3: traffic.timeout: 0ms is not within 1ms and 10m"),
-        (
-            "methods:\n  a: {timeout: 1s}\n  b:\n    tap: {payload: true}",
-            "shop.yaml:6: methods.b.tap: is documented, but not yet enforced by this version",
-        ),
-        ("methods:\n  a:\n    tap: {}", "shop.yaml:5: methods.a.tap: is documented, but not yet enforced"),
         ("envelope: open", "shop.yaml:3: envelope: must be 'sealed' or 'signed', not 'open'"),
-        ("tap: {payload: true}", "shop.yaml:3: tap: is documented, but not yet enforced by this version"),
+        ("events: {publish: [a]}", "shop.yaml:3: events: is documented, but not yet enforced by this version"),
         ("traffic: {balance: leastrequest}", "(did you mean least_request?)"),
         (
             "access: {mode: audti}",

@@ -83,7 +83,7 @@ def test_an_agent_refuses_each_part_that_nothing_enforces_and_names_its_line() -
     lines = WHOLE.splitlines()
     assert all(path.rpartition(".")[2] in lines[line - 1] for line, path in told)
     assert {path for _, path in told} == {
-        *("tap", "events", "certificates"),
+        *("events", "certificates"),
     }
 
 
