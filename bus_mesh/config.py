@@ -18,6 +18,7 @@
     epoch: {rotate_every: 1h}
     drain_timeout: 30s
     log: {level: info, format: auto}
+    traces: {otlp: "http://127.0.0.1:4318", sample: 0.01}
 
 Relative paths start at the file. The environment wins over the file: BUSMESH_SOCKET for `socket`, BUSMESH_HOME for the
 directory in which `state` is made when the file names none. Positions come from the reader that policy uses.
@@ -70,7 +71,19 @@ MAX_SOCKET_PATH: Final = 107
 """Bytes of a Unix socket's path (sun_path in unix(7), less its NUL)."""
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a file of documents."""
-NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "services", "epoch")
+NEEDS_RESTART: Final = (
+    "mesh",
+    "node",
+    "bus",
+    "identity",
+    "socket",
+    "http",
+    "state",
+    "labels",
+    "services",
+    "epoch",
+    "traces",
+)
 """What an agent takes up once, when it starts; the rest follows SIGHUP."""
 
 
@@ -226,6 +239,15 @@ class Log(Document):
     format: Literal["json", "console", "auto"] = "auto"
 
 
+class Traces(Document):
+    """Where spans of calls go, and how many of them."""
+
+    otlp: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?\z")]
+    """A collector that takes OTLP over HTTP, like http://127.0.0.1:4318."""
+    sample: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """The share of the traces that begin at this node; those that come are sampled or not already."""
+
+
 class NodeConfig(Document):
     """The settings of one node; paths are absolute if the file's is."""
 
@@ -246,6 +268,7 @@ class NodeConfig(Document):
     drain_timeout: Duration = 30.0
     """Seconds that calls in progress have to end before the agent leaves."""
     log: Log = Log()
+    traces: Traces | None = None
 
     @property
     def key_file(self) -> Path:

@@ -91,6 +91,7 @@ class Options(NamedTuple):
     key: str | None = None
     idempotency_key: str | None = None
     instance: str | None = None
+    traceparent: str | None = None
 
 
 NOTHING: Final = Options()
@@ -114,12 +115,14 @@ def options(
     key: str | None = None,
     idempotency_key: str | None = None,
     instance: str | None = None,
+    traceparent: str | None = None,
 ) -> Iterator[None]:
     """Say more about the calls made inside the block.
 
     `timeout` in seconds, at most 600. `metadata` is text to text and adds to that of outer blocks. `key` keeps calls
     with the same key on one instance, or in one part of a split, where policy says so. `instance` names
-    the one instance to call.
+    the one instance to call. `traceparent` is the span that the calls are part of (W3C Trace Context), for apps that
+    trace themselves; without it that is the call being answered.
 
     `idempotency_key`, 1 to 255 bytes of UTF-8: an instance runs what this app asks of a method with one key once, and
     answers who comes again with what came of it, until a minute after the deadline of the call that ran. With other
@@ -136,6 +139,7 @@ def options(
             outer.key if key is None else key,
             outer.idempotency_key if idempotency_key is None else idempotency_key,
             outer.instance if instance is None else instance,
+            outer.traceparent if traceparent is None else traceparent,
         )
     )
     try:
@@ -184,7 +188,7 @@ def head_of(said: Options, parent: Context | None, deadline: float, idempotent: 
     if parent is not None and parent.traceparent:
         head["traceparent"] = parent.traceparent
     if said is not NOTHING:
-        for name in ("metadata", "key", "idempotency_key", "instance"):
+        for name in ("metadata", "key", "idempotency_key", "instance", "traceparent"):
             value = getattr(said, name)
             if value is not None:
                 head[name] = value

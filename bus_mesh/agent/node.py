@@ -34,6 +34,7 @@ from bus_mesh.agent.world import Setting, World
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, BusState
 from bus_mesh.gates.gate import Flight
+from bus_mesh.gates.trace import Tracing
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
 from bus_mesh.identity.keyring import Keyring, Own, Untrusted
@@ -108,16 +109,9 @@ class Node:
         labels, spawn = self._setting.labels, self.spawn
         wall_us = lambda: world.clock().wall_us  # noqa: E731
         self.hosting = Hosting(bus, *serving, lambda: f"{own.node}-{world.entropy(4).hex()}", labels, spawn, wall_us)
-        self.micro = Micro(
-            own.node,
-            bus,
-            self.subjects,
-            self.hosting.instances,
-            self.inbound,
-            lambda service, method: self._compiler.policy.exposed(service, method),
-            self.now,
-            self._dropped,
-        )
+        exposed = lambda service, method: self._compiler.policy.exposed(service, method)  # noqa: E731
+        plain = bus, self.subjects, self.hosting.instances, self.inbound
+        self.micro = Micro(own.node, *plain, exposed, self.now, self._dropped)
         self.receiver.plain = self.micro.on_plain
         self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
         self.requests = Requests(own.node, self.keyring, bus, world.clock)
@@ -239,6 +233,12 @@ class Node:
     def enforce(self, policy: PolicySet, access: Access | None = None) -> None:
         """Put a policy into force: calls that start from now on follow it, those under way end as they began."""
         self._compiler.enforce(policy, access or Access(policy))
+        self.outbound.recompile()
+        self.inbound.recompile()
+
+    def trace(self, tracing: Tracing) -> None:
+        """Trace calls that start from now on."""
+        self._compiler.parts.tracing = tracing
         self.outbound.recompile()
         self.inbound.recompile()
 

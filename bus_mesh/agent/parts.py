@@ -7,6 +7,7 @@ from bus_mesh.balance.directory import Directory, P
 from bus_mesh.gates.balance import Waiting
 from bus_mesh.gates.gate import Flight
 from bus_mesh.gates.measure import Meter
+from bus_mesh.gates.trace import Tracing
 from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Verdict
 from bus_mesh.protocol.call import Outcome
@@ -95,6 +96,8 @@ class Parts(Generic[P]):
         self.waiting = Waiting()
         self.watched: Callable[[str], Callable[[Flight, Outcome, float], None] | None] = lambda service: None
         """Returns who is shown the calls to a service, None while nobody watches them."""
+        self.tracing: Tracing | None = None
+        """How calls are traced; None where they are not."""
         self._budgets: Kept[str, RetryBudget] = Kept()
         self._buckets: Kept[tuple[str, str, int], TokenBuckets] = Kept()
         self.circuits: Kept[tuple[str, str], Circuits] = Kept()

@@ -31,6 +31,7 @@ from bus_mesh.gates.rate import Rate
 from bus_mesh.gates.retry import Retry
 from bus_mesh.gates.signature import Signature
 from bus_mesh.gates.tap import Tap
+from bus_mesh.gates.trace import Served, TraceCall, TraceTry
 from bus_mesh.policy import traffic
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
@@ -47,6 +48,7 @@ def outbound(
     budget = parts.budget(service, policy.budget(service), keep=service in policy.services)
     gates: list[Gate] = [
         Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
+        *([TraceCall(parts.tracing)] if parts.tracing else []),
         *_tap(parts, service),  # as the app sees it: what is below is one call
         Deadline(),  # nothing below may outlive the caller
         Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
@@ -56,7 +58,9 @@ def outbound(
         _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target
     ]
     if circuits is not None:
-        gates.append(Breaker(circuits))  # innermost: books how each try ended
+        gates.append(Breaker(circuits))  # below Retry: books how each try ended
+    if parts.tracing is not None:
+        gates.append(TraceTry(parts.tracing))  # innermost: what leaves here names this try as its parent
     return Path(*gates, signed=policy.signed(service, method))  # `signed` has the outbox sign what it seals
 
 
@@ -77,6 +81,7 @@ def inbound(parts: Parts[P], access: Access, policy: PolicySet, service: str, me
     told, signed = parts.told, policy.signed(service, method)
     gates: list[Gate] = [
         Measure(parts.meters("server", service, method), "inbound"),  # outside all: refusals count as calls
+        *([Served(parts.tracing)] if parts.tracing else []),
         Deadline(),  # what came too late is not run
         Authorise(access, told.denied, "inbound"),  # the one that counts: callers' agents may be anybody's
     ]

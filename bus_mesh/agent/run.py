@@ -30,11 +30,13 @@ from bus_mesh.bus_access import access_of
 from bus_mesh.config import (
     ConfigError,
     NodeConfig,
+    Traces,
     changed_fields_needing_restart,
     group_id,
     load_node,
     user_id,
 )
+from bus_mesh.gates.trace import Tracing
 from bus_mesh.identity.keyring import Now, Own, own_identity
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.follow import Freshness
@@ -45,6 +47,7 @@ from bus_mesh.starts import boot_started_us
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
 from bus_mesh.telemetry.metrics import Metrics
+from bus_mesh.telemetry.spans import Exporter, NoExporter, open_exporter
 
 _new: Final[Callable[..., Any]] = tuple.__new__  # a named tuple without the cost of its names
 
@@ -119,6 +122,8 @@ class Agent:
             self._node = node = Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
             self._supervisor = supervisor
             self._show(metrics, node)
+            if self.config.traces is not None:
+                stack.push_async_callback(asyncio.to_thread, self._trace(node, self.config.traces).close)
             follow = self._policy(node, own, rng.random)
             http = self._http(metrics, node)
             if http is not None:
@@ -224,6 +229,16 @@ class Agent:
         metrics.gauge("policy_number", "Number of the policy in force.", lambda: node.access.number)
         metrics.gauge("sessions", "Local connections.", lambda: len(node.door.sessions))
         metrics.gauge("known_instances", "Instances in the directory.", lambda: node.directory.instances)
+
+    def _trace(self, node: Node, traces: Traces) -> Exporter:
+        """Have calls traced from now on; what is returned sends the spans."""
+        resource = {"service.name": "busmesh", "service.instance.id": node.own.node, "service.version": __version__}
+        try:
+            exporter = open_exporter(traces.otlp, resource)
+        except NoExporter as error:
+            raise _wrong(self._path or Path("node.yaml"), f"traces: {error}") from None
+        node.trace(Tracing(traces.sample, exporter.record, os.urandom, random.random, lambda: clock.wall_us() / 1e6))
+        return exporter
 
     def _receipts(self, metrics: Metrics, node: Node) -> ReceiptLog:
         log = ReceiptLog(self.config.state / "receipts")

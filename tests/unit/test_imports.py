@@ -81,6 +81,7 @@ THIRD_PARTY = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},
+    "opentelemetry": {"telemetry/spans.py"},
     "uvloop": {"agent/run.py", "cli", "demo", "bus_mesh_sdk"},
 }
 PURE = ("protocol", "identity", "policy", "balance", "resilience", "gates")

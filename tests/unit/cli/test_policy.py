@@ -35,10 +35,10 @@ def test_mistakes_unenforced_parts_and_warnings_are_told_apart_and_fail_as_they_
     assert wrong.exit_code == 1
     assert "orders.yaml:4: error REFUSED: trafic: unknown key (did you mean traffic?)" in wrong.stdout
 
-    file.write_text(GOOD + "tap:\n  payload: true\n")
+    file.write_text(GOOD + "events: {}\n")
     later = busmesh("policy", "check", "-f", file)
     assert later.exit_code == 1
-    assert "orders.yaml:4: error NOT_ENFORCED: tap: is documented, but not yet enforced" in later.stdout
+    assert "orders.yaml:4: error NOT_ENFORCED: events: is documented, but not yet enforced" in later.stdout
 
     file.write_text("kind: Service\nname: orders\n")
     assert busmesh("policy", "check", "-f", file).exit_code == 0
