@@ -43,6 +43,7 @@ from bus_mesh.policy.follow import Freshness
 from bus_mesh.policy.problems import DocumentError, Problem
 from bus_mesh.policy_files import read_policy_dir
 from bus_mesh.process.kept import Keeper
+from bus_mesh.process.notify import Notifier
 from bus_mesh.starts import boot_started_us
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
@@ -90,6 +91,7 @@ class Agent:
         self._path = path
         self._log = log.get_logger("agent")
         self._stop = asyncio.Event()
+        self._notifier = Notifier.take()
         self._node: Node | None = None
         self._supervisor: Supervisor | None = None
         self._revocations: Revocations
@@ -102,6 +104,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         own, metrics, access = own_from(self.config), Metrics(__version__), access_of(self.config.bus)
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._notifier.close)
             keeper = await Keeper.start()
             stack.push_async_callback(keeper.close)
             socket = claim(self.config.socket)
@@ -138,7 +141,9 @@ class Agent:
             supervisor.start(self.config.services)
             _spare_the_collector()
             self._log.info("agent up", mesh=own.mesh, socket=str(place.socket), http=http.url if http else None)
+            self._notifier.ready(f"node {own.node} of mesh {own.mesh}")
             await self._stop.wait()
+            self._notifier.stopping("draining")
             self._log.info("agent leaving")
             await node.drain(self.config.drain_timeout)
             await supervisor.stop()
@@ -153,6 +158,12 @@ class Agent:
     def _reload(self) -> None:
         """Take up node.yaml and policy again; what is wrong in them is said, and what was in force stays."""
         assert self._node is not None
+        self._notifier.reloading()
+        self._take_up()
+        self._load_policy(self._node)
+        self._notifier.ready("settings and policy were read again")
+
+    def _take_up(self) -> None:
         if self._path is not None:
             try:
                 new = load_node(self._path)
@@ -166,8 +177,8 @@ class Agent:
             self.config = new.model_copy(update=kept)
             log.configure(self.config.log.level, self.config.log.format, node=self.config.node)
             assert self._supervisor is not None
+            assert self._node is not None
             self._node.apps = self._apps(self._node.own, self._supervisor)
-        self._load_policy(self._node)
 
     def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
         """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
@@ -189,6 +200,11 @@ class Agent:
             "How sure it is that the policy in force is the newest: 1 for what it is.",
             lambda: {**states, follow.freshness.value: 1.0},
             label="state",
+        )
+        node.metrics.gauge(
+            "policy_age_seconds",
+            "Seconds since the policy agent said that what is in force is the newest.",
+            lambda: follow.follower.age(node.now()),
         )
         node.metrics.gauge("policy_refused_total", "Heads and bundles refused.", lambda: follow.refused, kind="counter")
         node.metrics.gauge("policy_forks_total", "Two bundles of one number.", lambda: follow.forks, kind="counter")

@@ -34,6 +34,7 @@ from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
 from bus_mesh.policy.problems import Problem
 from bus_mesh.policy_files import read_texts
+from bus_mesh.process.notify import Notifier
 from bus_mesh.starts import boot_started_us
 from bus_mesh.telemetry import log
 from bus_mesh.telemetry.http import HttpServer
@@ -64,12 +65,15 @@ class PolicyAgent:
             loop.add_signal_handler(number, self._stop.set)
         own, metrics = own_from(self._config), Metrics(__version__)
         signer, issuer, way = signer_from(self._config, own), issuer_from(self._config, own), way_from(self._config)
+        notifier = Notifier.take()
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(notifier.close)
             roll = random.SystemRandom().random
             access = access_of(self._config.bus)
             bus = NatsBus(self._config.bus.url, name=f"busmesh policy {own.node}", roll=roll, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
+            notifier.ready("waiting for the lock of the store")  # who stands by is up: it takes over by itself
             if not await self._locked(stack):
                 return 0
             http = self._http(metrics, bus)  # not before: who stands by may be told to listen on the same port
@@ -84,7 +88,9 @@ class PolicyAgent:
             await office.start()
             stack.push_async_callback(office.stop)
             self._log.info("policy agent in office", mesh=own.mesh, number=office.number, store=str(self._config.store))
+            notifier.ready("in office")
             await self._stop.wait()
+            notifier.stopping("leaving")
             self._log.info("policy agent leaving")
         return 0
 

@@ -13,6 +13,7 @@ What a head means beside the one in force, compared by (term, number):
 """
 
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
 __all__ = ["STALE_SECONDS", "Follower", "Freshness", "InForce", "Meaning"]
@@ -88,6 +89,10 @@ class Follower:
         self.in_force = head
         self._heard_at = now - _age(head, wall_us)
         return True
+
+    def age(self, now: float) -> float:
+        """Return the seconds since a head was signed that says what is in force is the newest; infinity before any."""
+        return inf if self._heard_at is None else now - self._heard_at
 
     def freshness(self, now: float, wall_us: int) -> Freshness:
         """Tell how sure it is that the bundle in force is the newest."""

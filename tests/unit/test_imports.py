@@ -52,6 +52,7 @@ ARROWS = {
         "starts",
         "bus_access",
         "clock",
+        "process",
         "protocol",
     },
     "testing": {"agent", "bus", "identity", "policy", "protocol", "telemetry", "clock"},

@@ -66,7 +66,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(desks: Desks) -> N
         ("Service/orders", "kind: Ghost\nname: orders\n", "no document is of kind"),
         ("Service/orders", "kind: Service\nname: stock\n", "just the one of that kind and name"),
         ("Service/orders", "kind: Service\nname: orders\n---\nkind: Service\nname: orders\n", "2 documents"),
-        ("Service/orders", "kind: Service\nname: orders\nexpose: micro\n", "not yet enforced"),
+        ("Service/orders", "kind: Service\nname: orders\nevents: {}\n", "not yet enforced"),
         ("Service/orders", "\xff", "not"),
     ],
 )
