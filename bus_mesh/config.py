@@ -15,6 +15,7 @@
     apps: {web: {user: web}, orders: {token: true}, cli: {group: ops}}
     services:
       orders: {command: python -m shop.orders, replicas: 2, restart: always, grace: 10s}
+      till: {command: python -m shop.till, ready: started, limits: {memory: 256MiB, open_files: 512}}
     epoch: {rotate_every: 1h}
     drain_timeout: 30s
     log: {level: info, format: auto}
@@ -27,20 +28,18 @@ directory in which `state` is made when the file names none. Positions come from
 import grp
 import os
 import pwd
-import shlex
-import signal
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from bus_mesh.policy.models import Document, Name, ServiceName
 from bus_mesh.policy.problems import DocumentError, Problem, explain, refuse
 from bus_mesh.policy.units import Duration, seconds_within
 from bus_mesh.policy.yaml_lines import Read, YamlError, read
+from bus_mesh.programs import Limits, PlacedPath, Principal, Program, Ready, Restart, as_text
 
 __all__ = [
     "DEFAULT_SOCKET",
@@ -50,9 +49,12 @@ __all__ = [
     "BusTls",
     "ConfigError",
     "Epoch",
+    "Limits",
     "Log",
     "NodeConfig",
+    "PlacedPath",
     "Program",
+    "Ready",
     "Restart",
     "changed_fields_needing_restart",
     "group_id",
@@ -71,19 +73,7 @@ MAX_SOCKET_PATH: Final = 107
 """Bytes of a Unix socket's path (sun_path in unix(7), less its NUL)."""
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a file of documents."""
-NEEDS_RESTART: Final = (
-    "mesh",
-    "node",
-    "bus",
-    "identity",
-    "socket",
-    "http",
-    "state",
-    "labels",
-    "services",
-    "epoch",
-    "traces",
-)
+NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "epoch", "traces")
 """What an agent takes up once, when it starts; the rest follows SIGHUP."""
 
 
@@ -101,21 +91,8 @@ class Address(NamedTuple):
     port: int
 
 
-class Restart(StrEnum):
-    """When a program that ended is started again."""
-
-    NEVER = "never"
-    ON_FAILURE = "on-failure"
-    ALWAYS = "always"
-
-
 def _listed(written: object) -> object:
     return [written] if isinstance(written, str) else written
-
-
-def _placed(path: Path, info: ValidationInfo) -> Path:
-    base: Path = (info.context or {}).get("base", Path())
-    return base / path
 
 
 def _short(path: Path) -> Path:
@@ -125,15 +102,6 @@ def _short(path: Path) -> Path:
             "use a shorter directory, such as one under /run or $XDG_RUNTIME_DIR",
         )
     return path
-
-
-def _split(written: object) -> object:
-    if not isinstance(written, str):
-        return written
-    try:
-        return shlex.split(written)
-    except ValueError as error:
-        raise refuse(f"not a command line: {error}", "write it as a list: [python, -m, shop]") from None
 
 
 def read_address(written: object) -> object:
@@ -152,23 +120,9 @@ def _bus_url(url: str) -> str:
     return url
 
 
-def _signal(name: str) -> str:
-    if name not in signal.Signals.__members__:
-        raise refuse(f"{name[:40]!r} is no signal", "write SIGTERM, SIGINT or SIGQUIT")
-    return name
-
-
-def _text(written: object) -> object:
-    # An id is a number to whoever writes it, and a name everywhere else.
-    return str(written) if isinstance(written, int) and not isinstance(written, bool) else written
-
-
-PlacedPath = Annotated[Path, AfterValidator(_placed)]
-SocketPath = Annotated[Path, AfterValidator(_placed), AfterValidator(_short)]
-Principal = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=64)]
+SocketPath = Annotated[PlacedPath, AfterValidator(_short)]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}\z")]
-LabelValue = Annotated[str, BeforeValidator(_text), Field(max_length=128)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\z")]
+LabelValue = Annotated[str, BeforeValidator(as_text), Field(max_length=128)]
 
 
 class BusTls(Document):
@@ -203,26 +157,6 @@ class App(Document):
                 "needs exactly one of user, group and token", "write {user: web}, {group: ops} or {token: true}"
             )
         return self
-
-
-class Program(Document):
-    """A program that the agent starts and keeps."""
-
-    LATER = frozenset(("readiness", "health"))
-
-    command: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(min_length=1)
-    """A list of words, or one line that is split as a shell splits it; no shell runs it."""
-    app: ServiceName | None = None
-    """The app it speaks as; None: the name it stands under. `app_of` tells."""
-    env: Mapping[Variable, str] = {}
-    """Added to the agent's own environment."""
-    cwd: PlacedPath | None = None
-    user: Principal | None = None
-    replicas: int = Field(default=1, ge=0, le=64)
-    restart: Restart = Restart.ALWAYS
-    stop_signal: Annotated[str, AfterValidator(_signal)] = "SIGTERM"
-    grace: Duration = 10.0
-    """Seconds between the stop signal and SIGKILL."""
 
 
 class Epoch(Document):

@@ -246,7 +246,9 @@ class Console:
 
 def _state(a: Announcement) -> str:
     states = {instance.state for offer in a.offers for instance in offer.instances}
-    return "draining" if states == {"leaving"} else "up"
+    if states == {"leaving"}:
+        return "draining"
+    return "drained" if states == {"drained"} else "up"
 
 
 def _services(seen: list[Announcement]) -> list[Row]:

@@ -24,6 +24,8 @@ SETTLE: Final = 0.25
 LOOK_AGAIN: Final = 0.1
 """Seconds between looks at whether an instance that is out may come back."""
 _UP: Final = Standing.UP
+OUT: Final = ("leaving", "drained")
+"""States in which an instance is in no group, and refuses what comes, until somebody says otherwise."""
 
 
 class Groups:
@@ -49,15 +51,22 @@ class Groups:
         self._metrics = metrics
         self._log = log
         self._members: dict[str, Subscription] = {}
+        self._entering: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Groups({sorted(self._members)})"
 
     async def enter(self, instance: Instance) -> bool:
-        """Join the group and be up; False, and not in it, when the instance begins to leave meanwhile."""
+        """Join the group and be up; False when the instance is told to leave meanwhile, or is about to be in it."""
+        if instance.id in self._entering:
+            return False
         handler = self._receiver.on_rpc(instance)
-        group = await self._bus.subscribe(self._subjects.rpc_of(instance.service), handler, instance.service)
-        if instance.state == "leaving":
+        self._entering.add(instance.id)
+        try:
+            group = await self._bus.subscribe(self._subjects.rpc_of(instance.service), handler, instance.service)
+        finally:
+            self._entering.discard(instance.id)
+        if instance.state in OUT:
             instance.refusing = True
             await group.drain()
             return False
@@ -91,6 +100,7 @@ class Groups:
     def checked(self, instance: Instance, passed: bool, failures: int, why: str) -> None:
         """Note what a health check came to; after `failures` in a row an instance is unwell. `why` is for the log."""
         instance.shedding.checked(passed, failures)
+        instance.passed = instance.passed or passed
         self._judge(instance, why)
 
     def _judge(self, instance: Instance, why: str) -> None:
@@ -107,10 +117,10 @@ class Groups:
     async def _stay_out(self, instance: Instance) -> None:
         began = self._now()
         await asyncio.sleep(SETTLE)
-        if instance.state == "leaving":
+        if instance.state in OUT:
             return  # and who had it leave takes it out
         await self.leave(instance)
-        while instance.state != "leaving":
+        while instance.state not in OUT:
             standing = self._look(instance)
             if standing is not _UP:
                 self._stand(instance, standing)

@@ -3,6 +3,7 @@
     JOINING ──announced, 250 ms, subscribed──▶ UP ──withdraw──▶ LEAVING ──announced, 250 ms, drained──▶ refusing, gone
                                                ▲▼                  ▲
                                           FULL, UNWELL ──withdraw──┘         in and out of the group: `groups.py`
+    any ──the node is drained──▶ DRAINED: out of the group, refusing ──undrained──▶ JOINING
 
 A new instance announces itself before it joins, so that callers seal for it by the time the broker may choose it. One
 that leaves says so first, so that callers go elsewhere; what still comes after that is refused and tried elsewhere.
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from bus_mesh.agent.announce import Announcer
-from bus_mesh.agent.groups import SETTLE, Groups
+from bus_mesh.agent.groups import OUT, SETTLE, Groups
 from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.inbound import Instance
 from bus_mesh.agent.session import LocalSession
@@ -54,6 +55,9 @@ class Hosting:
         self._labels = labels
         self._spawn = spawn
         self.instances = announcer.instances
+        self.drained = False
+        """Whether an operator has taken this node's instances out of their groups, all that come included."""
+        self._turning = asyncio.Lock()
         self._finds: dict[str, Subscription | None] = {}
         self.full: Final[Callable[[Instance], None]] = groups.full
         """Note that an instance had no place for a call: it leaves its group until it is calm. Cheap when repeated."""
@@ -68,6 +72,8 @@ class Hosting:
         labels = {**self._labels, **frame.labels}
         instance = Instance(self._new_id(), frame.service, frame.version, labels, methods, session)
         instance.has_check = asked
+        if self.drained:
+            instance.state, instance.refusing = "drained", True
         instance.since_us = self._wall_us()
         self.instances[instance.id] = session.instances[instance.id] = instance
         self._spawn(self._join(instance, session, frame.id))
@@ -77,7 +83,7 @@ class Hosting:
         instance = session.instances.get(frame.instance)
         if instance is None:
             session.send(frame)
-        elif instance.state != "leaving":
+        else:
             self._spawn(self._leave(instance, session, frame.id))
 
     def lost(self, session: LocalSession) -> None:
@@ -96,18 +102,64 @@ class Hosting:
         staying = [instance for instance in self.instances.values() if instance.state != "leaving"]
         await asyncio.gather(*(self._depart(instance) for instance in staying))
 
+    @property
+    def inflight(self) -> int:
+        """How many calls this node's instances have in hand."""
+        return sum(instance.inflight for instance in self.instances.values())
+
+    async def retire(self, instances: list[Instance], patience: float) -> int:
+        """Take instances out of their groups for good; return how many calls they still have after `patience` s."""
+        await asyncio.gather(*(self._depart(instance) for instance in instances if instance.state != "leaving"))
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while (left := sum(one.inflight for one in instances)) and loop.time() < end:  # noqa: ASYNC110 - as in `_leave`
+            await asyncio.sleep(LOOK)
+        return left
+
+    async def drain(self) -> list[Instance]:
+        """Take every instance out of its group, and those that come, until `undrain`; return them."""
+        async with self._turning:
+            self.drained = True
+            staying = [instance for instance in self.instances.values() if instance.state not in OUT]
+            for instance in staying:
+                instance.state = "drained"
+            self._announcer.changed()
+            await asyncio.sleep(SETTLE)
+            for instance in staying:
+                if instance.state == "drained":
+                    await self._groups.leave(instance)
+                    instance.refusing = True
+            return staying
+
+    async def undrain(self) -> list[Instance]:
+        """Have instances join their groups again; return them."""
+        async with self._turning:
+            self.drained = False
+            coming = [instance for instance in self.instances.values() if instance.state == "drained"]
+            for instance in coming:
+                instance.state, instance.refusing = "joining", False
+            self._announcer.changed()
+            await asyncio.sleep(SETTLE)
+            for instance in coming:
+                if instance.state == "joining":
+                    await self._groups.enter(instance)
+            return coming
+
     async def _join(self, instance: Instance, session: LocalSession, number: int) -> None:
         await self._be_found(instance.service)
         self._announcer.changed()
         await asyncio.sleep(SETTLE)
-        if instance.state == "joining" and await self._groups.enter(instance):
+        if instance.state == "joining":
+            await self._groups.enter(instance)
+        if instance.state != "leaving":  # where the node is drained, the app serves, and nobody comes
             session.served(number, instance)
             self._checkups.begin(instance)
 
     async def _leave(self, instance: Instance, session: LocalSession, number: int) -> None:
-        await self._depart(instance)
+        if instance.state != "leaving":
+            await self._depart(instance)
         # Looking now and then costs less than an event on the path of every call.
-        while instance.inflight and instance.id in self.instances:  # noqa: ASYNC110
+        while (instance.inflight or not instance.refusing) and instance.id in self.instances:  # noqa: ASYNC110
             await asyncio.sleep(LOOK)
         if session.instances.pop(instance.id, None) is not None:
             self._forget(instance)

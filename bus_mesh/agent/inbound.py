@@ -79,8 +79,8 @@ class Instance:
     """A service that a local session offers. `refusing` once it has drained: what still comes is sent elsewhere.
 
     `counts` are its calls by method, `since_us` is when it came, by the wall clock. `limits` are its places, by the
-    method where that has a word of its own; `has_check` says that it can be asked whether it is well. `kept` are its
-    answers by idempotency key: they go with it.
+    method where that has a word of its own; `has_check` says that it can be asked whether it is well, `passed` that it
+    once said so. `kept` are its answers by idempotency key: they go with it.
     """
 
     __slots__ = (
@@ -92,6 +92,7 @@ class Instance:
         "labels",
         "limits",
         "methods",
+        "passed",
         "refusing",
         "service",
         "session",
@@ -118,7 +119,7 @@ class Instance:
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
         self.kept = Answers()
         self.shedding = Shedding()
-        self.has_check = False
+        self.has_check = self.passed = False
 
     def __repr__(self) -> str:
         return f"Instance({self.service} {self.id} {self.state}, inflight={self.inflight})"

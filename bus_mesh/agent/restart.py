@@ -4,7 +4,8 @@ Pure: no clock, no timer, no process. The caller says how long it ran and carrie
 
     STARTING ──started──▶ RUNNING ──exit──▶ PAUSED ──pause over──▶ STARTING
                              ├──fifth early exit in a row──▶ CRASH_LOOP ──30 s──▶ STARTING
-                             └──exit that its policy accepts──▶ ENDED
+                             ├──exit that its policy accepts──▶ ENDED
+                             └──told to go──▶ LEAVING ──exit──▶ STOPPED
 
 An exit is early when it comes within 10 s of the start. A crash loop is left by a run that is not early; the pauses
 start again at 0.1 s after a run of a minute.
@@ -32,6 +33,8 @@ class Phase(StrEnum):
     PAUSED = "paused"
     CRASH_LOOP = "crash-loop"
     ENDED = "ended"
+    LEAVING = "leaving"
+    STOPPED = "stopped"
 
 
 class Lives:

@@ -16,12 +16,15 @@ from typing import Any, Final
 from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps
 from bus_mesh.agent.follow import Follow
+from bus_mesh.agent.jobs import Jobs
 from bus_mesh.agent.kept_policy import KeptPolicy
 from bus_mesh.agent.local import claim, identify, serve
 from bus_mesh.agent.node import Node
+from bus_mesh.agent.presence import NodePresence
 from bus_mesh.agent.receipts import ReceiptLog
 from bus_mesh.agent.renewal import Renewer
 from bus_mesh.agent.revocation import Revocations
+from bus_mesh.agent.services import ServiceDesk
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.contract import BusState
@@ -114,7 +117,7 @@ class Agent:
             bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
-            place = Place(self.config.socket, own.node, self.config.state / "log")
+            place = Place(self.config.socket, own.node, self.config.state / "log", rotate=True)
             supervisor = Supervisor(keeper, place, jitter=rng.random, changed=self._told)
             # As even as `randrange` for the few hundred that are ever drawn from, at half of its cost.
             draw = lambda n: int(rng.random() * n)  # noqa: E731
@@ -124,6 +127,8 @@ class Agent:
             setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
             self._node = node = Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
             self._supervisor = supervisor
+            supervisor.presence = NodePresence(node.door, node.hosting)
+            ServiceDesk(supervisor, node.hosting, Jobs(node.spawn)).open(node.orders)
             self._show(metrics, node)
             if self.config.traces is not None:
                 stack.push_async_callback(asyncio.to_thread, self._trace(node, self.config.traces).close)
@@ -174,11 +179,12 @@ class Agent:
             if fixed:
                 self._log.warning("these settings need a restart of the agent", fields=fixed)
             kept = {field: getattr(self.config, field) for field in fixed}
-            self.config = new.model_copy(update=kept)
+            before, self.config = self.config.services, new.model_copy(update=kept)
             log.configure(self.config.log.level, self.config.log.format, node=self.config.node)
             assert self._supervisor is not None
             assert self._node is not None
             self._node.apps = self._apps(self._node.own, self._supervisor)
+            self._node.spawn(self._supervisor.take_up(before, self.config.services, self._taken_up))
 
     def _policy(self, node: Node, own: Own, jitter: Callable[[], float]) -> Follow | None:
         """Begin to follow the control plane, or read `policy_dir:` where node.yaml names one."""
@@ -272,6 +278,9 @@ class Agent:
             lambda: node.own.certificate.not_after_us / 1e6,
         )
         return made
+
+    def _taken_up(self, line: str) -> None:
+        self._log.info("services", said=line)
 
     def _told(self, standing: Standing) -> None:
         self._log.info("service process", **standing._asdict())

@@ -1,44 +1,61 @@
-"""The services that an agent runs itself: started, watched, started again, stopped.
+"""The services that an agent runs itself: started, watched, started again, replaced, stopped.
 
 Each process is a child of the keeper, so none outlives the agent. Each gets a token of its own by an inherited
 descriptor: it proves at HELLO that the session belongs to the process that was started, for as long as that lives.
+What operators change here lasts until the agent ends: node.yaml is what it starts with.
 """
 
 import asyncio
 import os
 import secrets
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bus_mesh.agent.restart import Lives, Phase
+from bus_mesh.agent.presence import ALONE, Presence, descends, parent_of
+from bus_mesh.agent.seat import NOT_STARTED, Seat, Standing
 from bus_mesh.config import Program
-from bus_mesh.process.kept import Child, Keeper, SpawnFailed
+from bus_mesh.process.kept import Child, Keeper
+from bus_mesh.protocol.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Ran
 
-NOT_STARTED: Final = 127
-"""The exit status of a command that could not be started, as a shell would say it."""
-_ANCESTORS_AT_MOST: Final = 64
+__all__ = ["MOST_REPLICAS", "NOT_STARTED", "Place", "Service", "Standing", "Supervisor", "Tell"]
 
+MOST_REPLICAS: Final = 64
 
-class Standing(NamedTuple):
-    """How one process is doing. `pid` 0 and `status` None: there is none; `message` says why it did not start."""
-
-    service: str
-    replica: int
-    phase: Phase
-    pid: int
-    starts: int
-    status: int | None
-    message: str
+Tell = Callable[[str], None]
+"""Takes a line of progress."""
 
 
 class Place(NamedTuple):
-    """Where the processes find their agent, and where what they print goes (None: the agent's stderr)."""
+    """Where the processes find their agent, and where what they print goes (None: the agent's stderr).
+
+    With `rotate`, lines get their time, and the files of a log take turns.
+    """
 
     socket: Path
     node: str
     logs: Path | None = None
+    rotate: bool = False
+
+
+class Service:
+    """One entry of `services:`. `others` are seats that are coming, or going; `busy` says what is done to it."""
+
+    def __init__(self, name: str, spec: Program) -> None:
+        self.name, self.spec = name, spec
+        self.seats: dict[int, Seat] = {}
+        self.others: set[Seat] = set()
+        self.busy = ""
+        self.lock = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Service({self.name}, {list(self.seats.values())})"
+
+    @property
+    def all(self) -> list[Seat]:
+        """Every seat that may have a process."""
+        return [*self.seats.values(), *self.others]
 
 
 class Supervisor:
@@ -52,27 +69,64 @@ class Supervisor:
         jitter: Callable[[], float],
         changed: Callable[[Standing], None] = lambda standing: None,
     ) -> None:
-        self._keeper, self._place, self._jitter, self._changed = keeper, place, jitter, changed
-        self._seats: list[_Seat] = []
-        self._tokens: dict[str, _Seat] = {}
+        self.presence: Presence = ALONE
+        self.services: dict[str, Service] = {}
+        self.place = place
+        self._keeper, self._jitter, self._changed = keeper, jitter, changed
+        self._tokens: dict[str, Seat] = {}
+        self._over = False
 
     def __repr__(self) -> str:
         return f"Supervisor({', '.join(f'{seat.name}: {seat.lives.phase}' for seat in self._seats)})"
 
+    @property
+    def _seats(self) -> list[Seat]:
+        return [seat for service in self.services.values() for seat in service.all]
+
+    # Of the agent: all of them.
+
     def start(self, services: Mapping[str, Program]) -> None:
         """Start every replica of every service; returns at once."""
-        if self._place.logs is not None:
-            self._place.logs.mkdir(parents=True, exist_ok=True)
-        for service, spec in services.items():
+        if self.place.logs is not None:
+            self.place.logs.mkdir(parents=True, exist_ok=True)
+        for name, spec in services.items():
+            service = self.services[name] = Service(name, spec)
             for replica in range(spec.replicas):
-                seat = _Seat(self, service, replica, spec)
-                self._seats.append(seat)
-                seat.task = asyncio.create_task(seat.run(), name=f"supervise {seat.name}")
+                self._begin(service, replica)
 
     async def stop(self, grace: float | None = None) -> None:
         """Stop all: each its stop signal, then KILL after `grace` seconds (None: what its service says)."""
-        seats, self._seats = self._seats, []
+        self._over = True
+        seats, self.services = self._seats, {}
         await asyncio.gather(*(seat.stop(grace) for seat in reversed(seats)))
+
+    async def take_up(self, old: Mapping[str, Program], new: Mapping[str, Program], tell: Tell) -> None:
+        """Take up what differs in node.yaml: services that came, went, or have other replicas; say what is left."""
+        for name in old.keys() - new.keys() & self.services.keys():
+            service = self.services[name]
+            async with service.lock:
+                await self._retire(service, list(service.seats), lambda line: None)
+                self.services.pop(name, None)
+            tell(f"{name}: stopped, node.yaml has it no more")
+        for name in new.keys() - old.keys():
+            self.start({name: new[name]})
+            tell(f"{name}: started, it is new in node.yaml")
+        for name in old.keys() & new.keys() & self.services.keys():
+            if old[name] != new[name]:
+                try:
+                    await self._take_up_one(self.services[name], old[name], new[name], tell)
+                except MeshError as error:
+                    tell(error.message)
+
+    async def _take_up_one(self, service: Service, old: Program, new: Program, tell: Tell) -> None:
+        async with service.lock:
+            service.spec = new
+            if old.replicas != new.replicas:
+                await self._scale(service, new.replicas, lambda line: None)
+                tell(f"{service.name}: {new.replicas} replicas, as node.yaml has it")
+        if old.model_copy(update={"replicas": new.replicas}) != new:
+            again = f"busmesh service restart {service.name} --node {self.place.node}"
+            tell(f"{service.name}: changed in node.yaml, which its next start takes up: {again}")
 
     @property
     def standings(self) -> list[Standing]:
@@ -83,6 +137,119 @@ class Supervisor:
     def pids(self) -> dict[int, str]:
         """The app of each process that runs now, by process id."""
         return {seat.child.pid: seat.app for seat in self._seats if seat.child is not None}
+
+    # Of operators: one of them.
+
+    def service(self, name: str) -> Service:
+        """Return a service; raise NotFound, asking whether another was meant."""
+        found = self.services.get(name)
+        if found is None:
+            near = get_close_matches(name, self.services, n=1, cutoff=0.5)
+            known = ", ".join(sorted(self.services)[:12]) or "none"
+            hint = f"did you mean {near[0]}?" if near else f"node.yaml of {self.place.node} has {known}"
+            raise NotFound(f"{name[:80]!r} is not run by the agent of {self.place.node}: {hint}", ran=Ran.NO)
+        return found
+
+    async def start_service(self, service: Service, tell: Tell) -> str:
+        """Start the replicas that have no process; all that node.yaml names where there are none at all."""
+        wanted = sorted(service.seats) or list(range(max(1, service.spec.replicas)))
+        async with service.lock:
+            return await self._fill(service, wanted, tell) or f"{service.name} runs already"
+
+    async def stop_service(self, service: Service, tell: Tell) -> str:
+        """Drain and stop every replica, until somebody starts it or the agent starts anew."""
+        async with service.lock:
+            running = [number for number, seat in service.seats.items() if not seat.at_rest]
+            await self._retire(service, running, tell)
+            return f"{len(running)} of {service.name} stopped" if running else f"{service.name} is stopped already"
+
+    async def scale(self, service: Service, replicas: int, tell: Tell) -> str:
+        """Have so many replicas run, until the agent starts anew."""
+        async with service.lock:
+            return await self._scale(service, replicas, tell)
+
+    async def restart(self, service: Service, replica: int | None, tell: Tell) -> str:
+        """Replace one replica or all, one after the other: each successor is ready before what it replaces leaves."""
+        async with service.lock:
+            numbers = sorted(service.seats) if replica is None else [replica]
+            if not service.seats or (replica is not None and replica not in service.seats):
+                has = (
+                    f"its replicas are {', '.join(map(str, sorted(service.seats)))}" if service.seats else "it has none"
+                )
+                raise NotFound(f"there is no such replica of {service.name} to restart: {has}", ran=Ran.NO)
+            for number in numbers:
+                await self._replace(service, number, tell)
+            return f"{len(numbers)} of {service.name} restarted"
+
+    async def _scale(self, service: Service, replicas: int, tell: Tell) -> str:
+        if not 0 <= replicas <= MOST_REPLICAS:
+            raise InvalidArgument(f"{replicas} replicas are not within 0 and {MOST_REPLICAS}", ran=Ran.NO)
+        before = len(service.seats)
+        more = await self._fill(service, range(replicas), tell)
+        going = [number for number in service.seats if number >= replicas]
+        await self._retire(service, going, tell)
+        for number in going:
+            del service.seats[number]
+        changed = more or going
+        return f"{service.name} has {replicas} replicas, before {before}" if changed else f"{replicas} run already"
+
+    async def _fill(self, service: Service, wanted: Iterable[int], tell: Tell) -> str:
+        """Start those of `wanted` that do not run, together; return what was done, raise when one is not ready."""
+        seats = []
+        for number in wanted:
+            old = service.seats.get(number)
+            if old is None or not old.live:
+                if old is not None:
+                    await old.stop(None)
+                seats.append(self._begin(service, number, old.lives.starts if old else 0))
+                tell(f"{seats[-1].label}: starting")
+        for seat in seats:
+            if why := await seat.verdict:
+                raise FailedPrecondition(f"{seat.label} {why}: see `busmesh service logs {service.name}`", ran=Ran.YES)
+            tell(f"{seat.label}: ready, process {seat.standing().pid}")
+        return f"{len(seats)} of {service.name} started" if seats else ""
+
+    async def _replace(self, service: Service, number: int, tell: Tell) -> None:
+        old = service.seats[number]
+        new = self._make(service, number, old.lives.starts)
+        service.others.add(new)
+        new.begin()
+        tell(f"{new.label}: starting its successor")
+        try:
+            if why := await new.verdict:
+                text = f"the successor of {new.label} {why}; what ran before is left as it was"
+                raise FailedPrecondition(f"{text}: see `busmesh service logs {service.name}`", ran=Ran.NO)
+        except BaseException:
+            await new.stop(None)
+            service.others.discard(new)
+            raise
+        service.seats[number] = new
+        service.others.discard(new)
+        service.others.add(old)
+        tell(f"{new.label}: process {new.standing().pid} is ready, {old.standing().pid or 'nothing'} leaves")
+        await self._see_off(old, tell)
+        service.others.discard(old)
+
+    async def _retire(self, service: Service, numbers: list[int], tell: Tell) -> None:
+        await asyncio.gather(*(self._see_off(service.seats[number], tell) for number in numbers))
+
+    async def _see_off(self, seat: Seat, tell: Tell) -> None:
+        left = await seat.retire()
+        lost = f", with {left} calls that did not end in {seat.spec.grace:g} s" if left else ""
+        tell(f"{seat.label}: stopped{lost}")
+
+    def _make(self, service: Service, replica: int, starts: int = 0) -> Seat:
+        if self._over:
+            raise FailedPrecondition("the agent is leaving", ran=Ran.NO)
+        name = f"{service.name}.{replica}" if service.spec.replicas > 1 or replica else service.name
+        return Seat(self, service.name, replica, name, service.spec, starts)
+
+    def _begin(self, service: Service, replica: int, starts: int = 0) -> Seat:
+        seat = service.seats[replica] = self._make(service, replica, starts)
+        seat.begin()
+        return seat
+
+    # Of apps.
 
     def owner_of(self, token: str) -> str | None:
         """Return the app whose living process was given `token`, or None."""
@@ -102,120 +269,47 @@ class Supervisor:
         started = seat.child.pid if seat.child else self._keeper.pid
         return seat.app if descends(pid, started, parent_of) else None
 
-    async def spawn(self, seat: "_Seat") -> Child:
+    # Of seats.
+
+    async def spawn(self, seat: Seat) -> Child:
         """Start the process of a seat, with a fresh token that is good until `forget`."""
-        spec, place = seat.spec, self._place
         seat.token = secrets.token_hex(16)
         self._tokens[seat.token] = seat
-        log = place.logs / f"{seat.name}.log" if place.logs else None
-        env = {**_inherited(), **spec.env, **_own(place, seat.app)}
-        cwd = str(spec.cwd) if spec.cwd else None
-        return await self._keeper.spawn(spec.command, env=env, cwd=cwd, user=spec.user, log=log, token=seat.token)
+        return await self._spawn(seat, seat.spec.command, seat.token)
 
-    def forget(self, seat: "_Seat") -> None:
+    async def probe(self, seat: Seat) -> Child:
+        """Start the command that says whether a seat is ready: like its process, but with no token."""
+        return await self._spawn(seat, seat.spec.ready.command or (), None)
+
+    async def _spawn(self, seat: Seat, command: tuple[str, ...], token: str | None) -> Child:
+        spec, place = seat.spec, self.place
+        return await self._keeper.spawn(
+            command,
+            env={**_inherited(), **spec.env, **_own(place, seat.app)},
+            cwd=str(spec.cwd) if spec.cwd else None,
+            user=spec.user,
+            log=self.log_of(seat),
+            rotate=place.rotate,
+            token=token,
+            limits=spec.limits.given,
+        )
+
+    def log_of(self, seat: Seat) -> Path | None:
+        """Return where what a seat's processes print goes."""
+        return self.place.logs / f"{seat.name}.log" if self.place.logs else None
+
+    def forget(self, seat: Seat) -> None:
         """End the token of a seat whose process is gone."""
         self._tokens.pop(seat.token, None)
         seat.child = None
 
-    def tell(self, seat: "_Seat") -> None:
+    def tell(self, seat: Seat) -> None:
         """Report a change of a seat."""
         self._changed(seat.standing())
 
-    def pause(self, seat: "_Seat", status: int, ran: float) -> float | None:
+    def pause(self, seat: Seat, status: int, ran: float) -> float | None:
         """Return the seconds until the next start of a seat, or None for never."""
         return seat.lives.exited(status, ran, self._jitter())
-
-
-class _Seat:
-    """One replica: at most one process at a time."""
-
-    def __init__(self, supervisor: Supervisor, service: str, replica: int, spec: Program) -> None:
-        self.service, self.replica, self.spec = service, replica, spec
-        self.name = f"{service}-{replica}" if spec.replicas > 1 else service
-        self.app = spec.app or service
-        self.lives = Lives(spec.restart)
-        self.token = ""
-        self.child: Child | None = None
-        self.task: asyncio.Task[None] | None = None
-        self._status: int | None = None
-        self._message = ""
-        self._supervisor = supervisor
-        self._stopping = asyncio.Event()
-
-    def standing(self) -> Standing:
-        pid = self.child.pid if self.child else 0
-        return Standing(
-            self.service, self.replica, self.lives.phase, pid, self.lives.starts, self._status, self._message
-        )
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while not self._stopping.is_set():
-            began = loop.time()
-            self._status = await self._live()
-            if self._stopping.is_set():
-                return
-            pause = self._supervisor.pause(self, self._status, loop.time() - began)
-            self._supervisor.tell(self)
-            if pause is None or await self._stopped_within(pause):
-                return
-            self.lives.phase = Phase.STARTING
-
-    async def _live(self) -> int:
-        try:
-            self.child = await self._supervisor.spawn(self)
-        except SpawnFailed as error:
-            self._supervisor.forget(self)
-            self._message = str(error)
-            return NOT_STARTED
-        self.lives.started()
-        self._message = ""
-        self._supervisor.tell(self)
-        try:
-            if self._stopping.is_set():
-                await self._stop_child(None)
-            return await self.child.wait()
-        finally:
-            self._supervisor.forget(self)
-
-    async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
-    async def stop(self, grace: float | None) -> None:
-        self._stopping.set()
-        await self._stop_child(grace)
-        if self.task is not None:
-            await self.task
-
-    async def _stop_child(self, grace: float | None) -> None:
-        if self.child is not None:
-            first = signal.Signals[self.spec.stop_signal]
-            await self.child.stop(self.spec.grace if grace is None else grace, first)
-
-
-def descends(pid: int, ancestor: int, parent: Callable[[int], int]) -> bool:
-    """Tell whether `pid` is `ancestor` or a child of a child of it, where `parent` gives a parent's id (0: none)."""
-    for _ in range(_ANCESTORS_AT_MOST):
-        if pid == ancestor:
-            return True
-        if pid <= 1:
-            return False
-        pid = parent(pid)
-    return False
-
-
-def parent_of(pid: int) -> int:
-    """Return the parent of a process of this machine, or 0 when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return 0
-    # The command name stands in brackets and may hold any byte, brackets too: what counts starts after the last one.
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
 def _inherited() -> dict[str, str]:

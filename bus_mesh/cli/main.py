@@ -20,6 +20,7 @@ from bus_mesh.cli import (
     policy,
     policy_agent,
     receipt,
+    service,
     show,
     stat,
     status,
@@ -57,6 +58,9 @@ mesh.node.command("revoke")(nodes.revoke)
 mesh.operator.command("revoke")(nodes.revoke_operator)
 app.add_typer(mesh.node, name="node")
 app.add_typer(mesh.operator, name="operator")
+app.add_typer(service.service, name="service")
+app.command()(service.drain)
+app.command()(service.undrain)
 app.add_typer(nats.nats, name="nats")
 app.add_typer(token.token, name="token")
 app.add_typer(policy.policy, name="policy")

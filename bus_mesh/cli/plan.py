@@ -93,7 +93,7 @@ def services(wanted: Wanted, node: str) -> dict[str, dict[str, Any]]:
         return {}
     found: dict[str, dict[str, Any]] = {"stock": _demo("stock"), "orders": _demo("orders", replicas=2)}
     if node == NODES[0] and wanted.load > 0:
-        found["web"] = _demo("web", env={"SHOP_RATE": f"{wanted.load:g}"})
+        found["web"] = _demo("web", env={"SHOP_RATE": f"{wanted.load:g}"}, ready="started")
     return found
 
 

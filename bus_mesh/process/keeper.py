@@ -6,8 +6,9 @@ of file there says that the owner is gone, however it went.
     HOLDING ──end of file on the lifeline──▶ KILLING ──no child is left──▶ exit
 
 Standard library only and a single thread: PR_SET_PDEATHSIG fires when the *thread* that forked ends (prctl(2)).
-Lines of JSON come in: {"do": "start", "id", "argv", "env", "cwd", "user", "log", "token"}, {"do": "signal", "id",
-"signal"}; and go out: {"ready": pid}, {"started": id, "pid"}, {"failed": id, "error"}, {"exited": id, "status"}.
+Lines of JSON come in: {"do": "start", "id", "argv", "env", "cwd", "user", "log", "rotate", "token", "limits"}, {"do":
+"signal", "id", "signal"}; and go out: {"ready": pid}, {"started": id, "pid"}, {"failed": id, "error"}, {"exited": id,
+"status"}.
 """
 
 import contextlib
@@ -15,7 +16,9 @@ import ctypes
 import json
 import os
 import pwd
+import resource
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -23,10 +26,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+if __name__ == "__main__":  # started with -I: nothing is found but the standard library, and what is added here
+    sys.path.append(str(Path(__file__).parents[2]))
+
+from bus_mesh.process.mark import MARK
+from bus_mesh.process.rotated import Logs
+
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 SWEEP_SECONDS: Final = 0.005
 """Pause between two passes of killing, for what was killed to vanish and what it forked to show."""
+_CLEAN_PASSES: Final = 2  # a walk through /proc can miss one that is just changing parents
+_LIMITS: Final = {"memory": resource.RLIMIT_DATA, "open_files": resource.RLIMIT_NOFILE}
 
 # Ignored here, because a Ctrl-C or a `kill` of the group is the owner's to answer; children get the defaults back.
 # SIGPIPE and SIGXFSZ are on the list because Python itself ignores them, and what is ignored stays so over an exec.
@@ -91,6 +102,14 @@ def kill_member(pid: int, session: int) -> bool:
     return False
 
 
+def marked(pid: int, mark: str) -> bool:
+    """Tell whether a process was started with that mark in its environment, or forked from one that was."""
+    try:
+        return f"{MARK}={mark}".encode() in Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 class User(NamedTuple):
     """Whom a child runs as."""
 
@@ -121,6 +140,7 @@ class Start(NamedTuple):
     output: int
     token: int | None
     keeper: int
+    limits: dict[str, int]
 
 
 def become(start: Start) -> NoReturn:
@@ -135,6 +155,11 @@ def become(start: Start) -> NoReturn:
     if start.token is not None:
         os.set_inheritable(start.token, True)
         env["BUSMESH_TOKEN_FD"] = str(start.token)
+    for name, most in start.limits.items():
+        try:
+            resource.setrlimit(_LIMITS[name], (most, most))
+        except (OSError, ValueError) as error:
+            raise OSError(f"limits.{name}: {most} is more than this agent may give: {error}") from None
     if start.user is not None:
         os.initgroups(start.user.name, start.user.gid)
         os.setgid(start.user.gid)
@@ -176,24 +201,24 @@ def note(token: str) -> int:
     return reading
 
 
-def start(order: dict[str, Any], keeper: int) -> int:
+def start(order: dict[str, Any], keeper: int, output: int) -> int:
     """Carry out a start order and return the pid; raise OSError or LookupError with the reason."""
     user = look_up(order["user"])
-    opened: list[int] = []
+    token = None if order["token"] is None else note(order["token"])
     try:
-        output = 2
-        if order["log"] is not None:
-            output = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-            opened.append(output)
-        token = None
-        if order["token"] is not None:
-            token = note(order["token"])
-            opened.append(token)
         env = dict(os.environ) if order["env"] is None else dict(order["env"])
-        return fork(Start(order["argv"], env, order["cwd"], user, output, token, keeper))
+        env[MARK] = f"{keeper}.{order['id']}"
+        return fork(Start(order["argv"], env, order["cwd"], user, output, token, keeper, order["limits"]))
     finally:
-        for descriptor in opened:
-            os.close(descriptor)
+        if token is not None:
+            os.close(token)
+
+
+class _Left:
+    """What a child that ended may have left; `clean` counts the passes in a row that found nothing of it."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark, self.clean = mark, 0
 
 
 class Keeper:
@@ -205,17 +230,25 @@ class Keeper:
         self._held = b""
         self._pids: dict[int, int] = {}
         self._ids: dict[int, int] = {}
-        self._sweeping: set[int] = set()
+        self._sweeping: dict[int, _Left] = {}
+        self._selector = selectors.DefaultSelector()
+        self._logs = Logs(self._selector)
 
     def hold(self, woken: int) -> None:
-        """Answer orders and ends of children until the lifeline ends."""
+        """Answer orders and ends of children, and keep what they print, until the lifeline ends."""
+        self._selector.register(self.lifeline, selectors.EVENT_READ)
+        self._selector.register(woken, selectors.EVENT_READ)
         while True:
-            pause = SWEEP_SECONDS if self._sweeping else None
-            ready, _, _ = select.select([self.lifeline.fileno(), woken], [], [], pause)
+            events = self._selector.select(SWEEP_SECONDS if self._sweeping else None)
+            ready = {key.fd for key, _ in events}
+            for key, _ in events:
+                if key.data is self._logs:
+                    self._logs.read(key.fd)
             if woken in ready:
                 os.read(woken, 4096)
-            self.reap()
-            self._sweep()
+                self.reap()
+            if self._sweeping:
+                self._sweep()
             if self.lifeline.fileno() in ready and not self._listen():
                 return
 
@@ -226,6 +259,7 @@ class Keeper:
         kernel's word (no child at all) ends it: a walk through /proc can miss one that is just changing parents.
         """
         while self.reap():
+            self._logs.catch_up()
             children = [one.pid for one in living() if one.parent == self.pid]
             if children and not sum(kill(pid) for pid in children):
                 return  # all that is left has become another user
@@ -248,17 +282,24 @@ class Keeper:
             os.waitpid(pid, 0)
             return
         # Kill the session while its dead leader still holds the number: nobody else can have got it.
-        self._sweeping.add(pid)
+        self._sweeping[pid] = _Left(f"{self.pid}.{number}")
         self._sweep()
+        self._logs.catch_up()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         del self._pids[number]
         self.report({"exited": number, "status": status})
 
     def _sweep(self) -> None:
-        for session in list(self._sweeping):
-            members = [one.pid for one in living() if one.session == session]
-            if not sum(kill_member(pid, session) for pid in members):
-                self._sweeping.discard(session)
+        """Kill what children that ended have left: their sessions, and daemons of theirs that came here."""
+        present = list(living())
+        for session, left in list(self._sweeping.items()):
+            killed = sum(kill_member(one.pid, session) for one in present if one.session == session)
+            # Only our own children: nobody but this process can free the number of one for another.
+            strays = [one.pid for one in present if one.parent == self.pid and one.pid not in self._ids]
+            killed += sum(kill(pid) for pid in strays if marked(pid, left.mark))
+            left.clean = 0 if killed else left.clean + 1
+            if left.clean >= _CLEAN_PASSES:
+                del self._sweeping[session]
 
     def _listen(self) -> bool:
         try:
@@ -278,14 +319,27 @@ class Keeper:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, order["signal"])
             return
+        output = None
         try:
-            pid = start(order, self.pid)
+            output = self._output(order)
+            pid = start(order, self.pid, 2 if output is None else output)
         except (OSError, LookupError) as error:
             self.report({"failed": number, "error": str(error)})
             return
+        finally:
+            if output is not None:
+                os.close(output)
         self._pids[number], self._ids[pid] = pid, number
-        self._sweeping.discard(pid)
+        self._sweeping.pop(pid, None)
         self.report({"started": number, "pid": pid})
+
+    def _output(self, order: dict[str, Any]) -> int | None:
+        """Return where a child is to print, None for our own standard error."""
+        if order["log"] is None:
+            return None
+        if order["rotate"]:
+            return self._logs.open(order["log"])
+        return os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
     def report(self, said: dict[str, int | str]) -> None:
         """Tell the owner; one that is gone is noticed at the lifeline's end."""

@@ -10,6 +10,7 @@ await keeper.close()
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any, Final, Self
 
+from bus_mesh.process.mark import MARK
+
 __all__ = ["Child", "Keeper", "SpawnFailed"]
 
 _SCRIPT: Final = Path(__file__).with_name("keeper.py")
+_UNLIMITED: Final[Mapping[str, int]] = {}
 
 
 class SpawnFailed(Exception):
@@ -110,7 +114,11 @@ class Keeper:
             # -I and -S: nothing in the environment or the user's directories runs in it, and it starts sooner.
             command = [sys.executable, "-I", "-S", "-B", str(_SCRIPT), str(theirs.fileno())]
             process = subprocess.Popen(  # noqa: ASYNC220 - the loops' own need a child watcher, and this takes 1 ms
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                command,
+                env={name: value for name, value in os.environ.items() if name != MARK},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
             )
         keeper = cls(process)
         loop = asyncio.get_running_loop()
@@ -134,12 +142,15 @@ class Keeper:
         cwd: str | None = None,
         user: str | None = None,
         log: Path | None = None,
+        rotate: bool = False,
         token: str | None = None,
+        limits: Mapping[str, int] = _UNLIMITED,
     ) -> Child:
         """Start a command in its own session and return it running; raise SpawnFailed when it cannot be started.
 
         `env` None is this keeper's own environment. Output goes to the end of the file `log`, else to our standard
-        error. `token` is read by the child, to the end, from the descriptor numbered in its BUSMESH_TOKEN_FD.
+        error; with `rotate` each line gets its time, and files of 10 MiB take turns. `token` is read by the child, to
+        the end, from the descriptor numbered in its BUSMESH_TOKEN_FD. `limits`: bytes of `memory`, `open_files`.
         """
         name = argv[0] if argv else ""
         if not name or self._gone.is_set():
@@ -148,7 +159,8 @@ class Keeper:
         started: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._starting[self._count] = name, started
         order = {"do": "start", "id": self._count, "argv": list(argv), "env": None if env is None else dict(env)}
-        self._send(order | {"cwd": cwd, "user": user, "log": None if log is None else str(log), "token": token})
+        order |= {"cwd": cwd, "user": user, "token": token, "limits": dict(limits)}
+        self._send(order | {"log": None if log is None else str(log), "rotate": rotate})
         return await started
 
     async def close(self) -> None:

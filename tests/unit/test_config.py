@@ -42,6 +42,9 @@ services:
     restart: on-failure
     stop_signal: SIGINT
     grace: 5s
+    ready: {command: curl -f http://127.0.0.1/}
+    ready_timeout: 15s
+    limits: {memory: 512MiB, open_files: 1024}
   orders-eu: {command: [python, -m, shop.orders], app: orders}
 epoch: {rotate_every: 30m}
 drain_timeout: 10s
@@ -97,6 +100,12 @@ def test_everything_written_is_taken_and_relative_paths_start_at_the_file(write:
     assert orders.command == ("python", "-m", "shop.orders", "--greeting", "good day")
     assert (orders.env, orders.cwd, orders.replicas) == ({"PORT": "8080"}, tmp_path / "shop", 2)
     assert (orders.restart, orders.stop_signal, orders.grace) == (Restart.ON_FAILURE, "SIGINT", 5.0)
+    assert (orders.ready.when, orders.ready.command, orders.ready_timeout, orders.limits.given) == (
+        "served",
+        ("curl", "-f", "http://127.0.0.1/"),
+        15.0,
+        {"memory": 512 << 20, "open_files": 1024},
+    )
     assert (config.app_of("orders"), config.app_of("orders-eu")) == ("orders", "orders")
     assert (config.epoch.rotate_every, config.drain_timeout, config.log.level) == (1800.0, 10.0, "debug")
 
@@ -151,7 +160,11 @@ def test_the_environment_wins_over_the_file(write: Write) -> None:
         ("services:\n  a: {command: x, grace: 5}", "services.a.grace: 5 has no unit (did you mean 5s?)"),
         ("services:\n  a: {command: x, restart: alway}", "(did you mean always?)"),
         ("services:\n  busmesh: {command: x}", "/node.yaml:5: services.busmesh: busmesh is reserved"),
-        ("services:\n  a: {command: x, readiness: y}", "services.a.readiness: is documented, but not yet enforced"),
+        ("services:\n  a: {command: x, limits: {memory: 5}}", "limits.memory: must be a number of bytes with its unit"),
+        ("services:\n  a: {command: x, limits: {open_files: 3}}", "limits.open_files: must be greater than or equal"),
+        ("services:\n  a: {command: x, ready: soon}", "services.a.ready.when: must be"),
+        ("services:\n  a: {command: x, ready: {command: []}}", "services.a.ready.command: must not be empty"),
+        ("services:\n  a: {command: x, readiness: y}", "services.a.readiness: unknown key"),
         ("apps: {web: {user: a, group: b}}", "/node.yaml:4: apps.web: needs exactly one of user, group and token"),
         ("apps: {web: {}}", "apps.web: needs exactly one of user, group and token"),
         ("apps: {web: {token: false}}", "apps.web.token: must be True, not False"),
@@ -222,7 +235,7 @@ def test_what_needs_a_restart_is_named_and_the_rest_is_not(write: Write) -> None
     new = load(write(WHOLE.replace("level: debug", "level: info").replace("replicas: 2", "replicas: 3")))
     moved = load(write(WHOLE.replace("node: node-a", "node: node-b").replace("http: 127.0.0.1:0", "http: off")))
 
-    assert changed_fields_needing_restart(old, new) == ["services"]
+    assert changed_fields_needing_restart(old, new) == []
     assert changed_fields_needing_restart(old, moved) == ["node", "http"]
 
 

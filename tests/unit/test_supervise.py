@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from bus_mesh.agent.presence import descends, parent_of
 from bus_mesh.agent.restart import Phase
-from bus_mesh.agent.supervise import NOT_STARTED, Place, Standing, Supervisor, descends, parent_of
+from bus_mesh.agent.supervise import NOT_STARTED, Place, Standing, Supervisor
 from bus_mesh.config import Program
 from bus_mesh.process.kept import Keeper
 
@@ -98,6 +99,7 @@ async def test_a_token_dies_with_its_process_and_the_next_one_has_another(watche
     old = (await written(file)).strip()
     file.unlink()
     os.kill(first.pid, signal.SIGKILL)
+    await watched.reaches(Phase.PAUSED)
     second = await watched.reaches(Phase.RUNNING)
     new = (await written(file)).strip()
 
@@ -116,7 +118,7 @@ async def test_a_process_speaks_as_the_app_that_its_entry_names(watched: Watched
 async def test_each_replica_is_a_process_with_a_log_of_its_own(watched: Watched) -> None:
     watched.start('echo "out $0"; echo err >&2; sleep 60', replicas=2)
 
-    logs = [await written(watched.folder / f"orders-{replica}.log") for replica in range(2)]
+    logs = [await written(watched.folder / f"orders.{replica}.log") for replica in range(2)]
 
     assert all("out sh" in log for log in logs)
     async with asyncio.timeout(10):
