@@ -24,7 +24,7 @@ from bus_mesh.identity.enrolment import Token
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.process.kept import Keeper
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.alone]
 POLICY = """\
 kind: Service
 name: ledger

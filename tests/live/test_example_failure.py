@@ -16,7 +16,7 @@ from test_up import Up
 from bus_mesh.policy import parse
 from bus_mesh.policy.check import check
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "examples" / "03_failure" / "README.md").read_text()
 FENCE = re.compile(r"^```sh (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ from bus_mesh_sdk import Mesh
 from caller_at_work import Caller, Verdict, judge
 from mesh_world import NOISE, World, program, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.alone]
 POLICY = """\
 kind: Service
 name: ledger

@@ -17,6 +17,7 @@ from mesh_world import World, program, until
 PROMETHEUS, PROMTOOL = shutil.which("prometheus") or "", shutil.which("promtool") or ""
 pytestmark = [
     pytest.mark.timeout(90),
+    pytest.mark.alone,
     pytest.mark.skipif(not PROMETHEUS or not PROMTOOL, reason="Prometheus is not installed (Debian: prometheus)"),
 ]
 POLICY = 'kind: Service\nname: ledger\naccess: {allow: [{from: [tester], methods: ["*"]}]}\n'

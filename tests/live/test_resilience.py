@@ -16,7 +16,7 @@ import pytest
 from bus_mesh_sdk import Mesh, MeshError, options
 from mesh_world import Node, World, program, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.alone]
 ACCESS = 'access: {allow: [{from: [tester], methods: ["*"]}]}'
 CALM = {"fail": 0.0, "work": 0.002}
 VERSIONS = {"m1": "1.0.0", "m2": "1.4.0", "m3": "2.0.0"}

@@ -25,7 +25,7 @@ from bus_mesh.identity import document
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.process.rotated import KEPT_FILES, MOST_BYTES
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.alone]
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
 )

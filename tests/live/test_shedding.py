@@ -11,7 +11,7 @@ import pytest
 from bus_mesh_sdk import Mesh
 from mesh_world import NOISE, World, program, stranger, until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.alone]
 POLICY = """\
 kind: Service
 name: moody

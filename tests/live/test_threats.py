@@ -27,7 +27,7 @@ from rogue_agent import Placed, Stolen, rogue
 
 from bus_mesh.protocol.frames import LENGTH, Call, Fail, Kind
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.alone]
 NOBODY = 65534
 POLICY = """\
 kind: Service

@@ -27,6 +27,7 @@ def test_version_is_data_on_stdout() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
 
+@pytest.mark.alone
 def test_help_comes_in_under_a_quarter_of_a_second() -> None:
     busmesh("--help")
     times = []

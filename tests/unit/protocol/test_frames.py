@@ -104,6 +104,7 @@ WIDE = b"\xdd\x00\x04\x00\x00" + b"\xc0" * 262_144
 WIDE_HEAD = b"\x94\x02\x01" + b"\xdc\xff\xff" + b"\xc0" * 65_535 + b"\xc4\x00"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("bomb", [NEST, WIDE, WIDE_HEAD], ids=["nest", "wide", "wide-head"])
 def test_a_bomb_costs_neither_memory_nor_time(bomb: bytes) -> None:
     tracemalloc.start()

@@ -106,6 +106,7 @@ async def test_the_example_in_the_docstring_runs() -> None:
     await names["test_an_order_reserves_its_stock"]()
 
 
+@pytest.mark.alone
 async def test_a_mesh_test_starts_and_ends_in_a_blink() -> None:
     async with MeshTest() as t:  # what is loaded and built once is so after this
         await t.serve(OrdersImpl())

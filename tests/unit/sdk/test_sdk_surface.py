@@ -60,6 +60,7 @@ def test_every_public_name_is_explained(name: str) -> None:
     assert getattr(bus_mesh_sdk, name).__doc__
 
 
+@pytest.mark.alone
 def test_import_is_quick_and_brings_nothing_heavy(tmp_path: Path) -> None:
     # Compiled once, as installed. Processor time, and the best of many: whatever else the machine does only adds to it.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}

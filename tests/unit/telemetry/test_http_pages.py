@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bus_mesh.telemetry.http import PATIENCE, HttpServer
 from bus_mesh.telemetry.metrics import Metrics
 
+pytestmark = pytest.mark.alone
+
 
 class Node:
     def __init__(self) -> None:
