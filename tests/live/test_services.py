@@ -163,17 +163,19 @@ def test_a_request_that_is_repeated_is_not_done_again(shop: Up) -> None:
 
 
 def test_what_cannot_be_done_says_why_and_what_to_do(shop: Up) -> None:
-    unknown, nowhere, other, replica = shop.busmesh_each(
+    unknown, nowhere, other, replica, many = shop.busmesh_each(
         ("service", "restart", "order", "--all"),
         ("service", "restart", "orders"),
         ("service", "stop", "web", "--node", "node-b"),
         ("service", "restart", "orders", "--node", "node-a", "--replica", "7"),
+        ("service", "scale", "orders", "65", "--node", "node-a"),
     )
 
     assert unknown.returncode == 1 and "did you mean orders?" in unknown.stderr
     assert nowhere.returncode == 2 and "--node NODE, or --all" in nowhere.stderr
     assert other.returncode == 1 and "'web' is not run by the agent of node-b" in other.stderr
-    assert "its replicas are 0, 1" in replica.stderr and "goes on from here" in replica.stderr
+    assert "no such replica here; there is 0, 1" in replica.stderr and "busmesh service list" in replica.stderr
+    assert "65 replicas are not within 0 and 64" in many.stderr
 
 
 # What does not behave, on one node.
