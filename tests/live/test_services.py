@@ -336,6 +336,25 @@ async def test_commands_of_others_are_refused_and_a_silent_node_is_named(world: 
             await orderer.ask("node-z", "services", {})
 
 
+async def test_a_recorded_command_does_nothing_twice_and_nothing_elsewhere(world: World) -> None:
+    signer = Operator.read(world.home.path)
+    async with Mesh.connect(app="tester", socket=world.nodes["node-b"].socket) as mesh:
+        keys = {row["node"]: bytes.fromhex(row["key"]) for row in await mesh.call("busmesh", "nodes", {}, timeout=5.0)}
+        signed = signer.sign("test", "scale", {"service": "asked", "replicas": 0}, "recorded", keys["node-a"])
+
+        async def ask(node: str, payload: bytes) -> Any:
+            asked = {"node": node, "verb": "scale", "payload": payload}
+            return await mesh.call("busmesh", "order", asked, timeout=5.0)
+
+        assert await ask("node-a", signed) == await ask("node-a", signed)
+        with pytest.raises(MeshError, match="for another process, or for an earlier start of this one"):
+            await ask("node-b", signed)
+        with pytest.raises(MeshError, match="NOT_AN_OPERATOR"):
+            await ask("node-a", signed[:-1] + bytes([signed[-1] ^ 1]))
+        with pytest.raises(MeshError, match="NOT_AN_OPERATOR"):
+            await ask("node-a", b"unsigned")
+
+
 def test_kill_9_of_the_agent_leaves_no_process(world: World) -> None:
     family = world.nodes["node-a"].kill()
 
