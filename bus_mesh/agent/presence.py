@@ -3,13 +3,15 @@
 A process is known by its id and those of its descendants: a shell that starts the app is one with it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 from bus_mesh.agent.hosting import Hosting
 from bus_mesh.agent.inbound import Instance
 from bus_mesh.agent.local import Door
+from bus_mesh.agent.session import LocalSession
 
 __all__ = ["ALONE", "NodePresence", "Presence", "descends", "parent_of"]
 
@@ -46,6 +48,8 @@ class NodePresence:
     def __init__(self, door: Door, hosting: Hosting) -> None:
         self._door = door
         self._hosting = hosting
+        # Looked up once for each session: with 64 replicas that start, it is asked for thousands of times a second.
+        self._lines: WeakKeyDictionary[LocalSession, frozenset[int]] = WeakKeyDictionary()
 
     def serves(self, pid: int) -> bool:
         """Whether an instance of the process is announced and in its group, and has answered its health check."""
@@ -57,19 +61,26 @@ class NodePresence:
 
     def _instances(self, pid: int) -> Iterable[Instance]:
         for session in self._door.sessions:
-            if session.instances and descends(session.peer.pid, pid, parent_of):
-                yield from session.instances.values()
+            if session.instances:
+                line = self._lines.get(session)
+                if line is None:
+                    line = self._lines[session] = frozenset(line_of(session.peer.pid, parent_of))
+                if pid in line:
+                    yield from session.instances.values()
 
 
 def descends(pid: int, ancestor: int, parent: Callable[[int], int]) -> bool:
     """Tell whether `pid` is `ancestor` or a child of a child of it, where `parent` gives a parent's id (0: none)."""
+    return ancestor in line_of(pid, parent)
+
+
+def line_of(pid: int, parent: Callable[[int], int]) -> Iterator[int]:
+    """Return a process, its parent, and so on up to a process without one."""
     for _ in range(_ANCESTORS_AT_MOST):
-        if pid == ancestor:
-            return True
+        yield pid
         if pid <= 1:
-            return False
+            return
         pid = parent(pid)
-    return False
 
 
 def parent_of(pid: int) -> int:

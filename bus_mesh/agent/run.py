@@ -117,8 +117,7 @@ class Agent:
             bus = NatsBus(self.config.bus.url, name=f"busmesh {own.node}", roll=rng.random, access=access)
             await bus.start()
             stack.push_async_callback(bus.close)
-            place = Place(self.config.socket, own.node, self.config.state / "log", rotate=True)
-            supervisor = Supervisor(keeper, place, jitter=rng.random, changed=self._told)
+            self._supervisor = supervisor = self._supervise(keeper, rng.random)
             # As even as `randrange` for the few hundred that are ever drawn from, at half of its cost.
             draw = lambda n: int(rng.random() * n)  # noqa: E731
             world = World(read_clocks, clock.monotonic, os.urandom, draw, rng.random)
@@ -126,7 +125,6 @@ class Agent:
             started = boot_started_us(self.config.state, clock.wall_us())
             setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
             self._node = node = Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
-            self._supervisor = supervisor
             supervisor.presence = NodePresence(node.door, node.hosting)
             ServiceDesk(supervisor, node.hosting, Jobs(node.spawn)).open(node.orders)
             self._show(metrics, node)
@@ -145,7 +143,7 @@ class Agent:
             stack.callback(server.close)
             supervisor.start(self.config.services)
             _spare_the_collector()
-            self._log.info("agent up", mesh=own.mesh, socket=str(place.socket), http=http.url if http else None)
+            self._log.info("agent up", mesh=own.mesh, socket=str(self.config.socket), http=http.url if http else None)
             self._notifier.ready(f"node {own.node} of mesh {own.mesh}")
             await self._stop.wait()
             self._notifier.stopping("draining")
@@ -155,6 +153,10 @@ class Agent:
         return 0
 
     # Settings and policy.
+
+    def _supervise(self, keeper: Keeper, jitter: Callable[[], float]) -> Supervisor:
+        place = Place(self.config.socket, self.config.node, self.config.state / "log", rotate=True)
+        return Supervisor(keeper, place, jitter=jitter, changed=self._told)
 
     def _apps(self, own: Own, supervisor: Supervisor) -> Apps:
         granted = own.certificate.call_as | own.certificate.serve

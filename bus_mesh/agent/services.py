@@ -11,7 +11,7 @@ from typing import Any, Final
 from bus_mesh.agent.hosting import Hosting
 from bus_mesh.agent.jobs import Jobs, Tell
 from bus_mesh.agent.orders import Orders
-from bus_mesh.agent.supervise import Service, Supervisor
+from bus_mesh.agent.supervise import MOST_REPLICAS, Service, Supervisor
 from bus_mesh.agent.tail import Cursor, since, tail
 from bus_mesh.identity.certificate import May
 from bus_mesh.protocol.errors import FailedPrecondition, InvalidArgument, Ran
@@ -102,11 +102,16 @@ class ServiceDesk:
     async def restart(self, arguments: Arguments) -> object:
         """Replace the replicas of a `service`, or one `replica`, without a lost call."""
         replica = _number(arguments, "replica", None)
+        service = self._supervisor.service(_text(arguments, "service"))
+        if replica is not None and replica not in service.seats:
+            raise _no_replica(service)
         return self._begin("restart", arguments, lambda one, tell: self._supervisor.restart(one, replica, tell))
 
     async def scale(self, arguments: Arguments) -> object:
         """Have so many `replicas` of a `service` run."""
         replicas = _number(arguments, "replicas") or 0
+        if not 0 <= replicas <= MOST_REPLICAS:
+            raise InvalidArgument(f"{replicas} replicas are not within 0 and {MOST_REPLICAS}", ran=Ran.NO)
         return self._begin("scale", arguments, lambda one, tell: self._supervisor.scale(one, replicas, tell))
 
     async def drain(self, _: Arguments) -> object:

@@ -17,7 +17,7 @@ from bus_mesh.agent.presence import ALONE, Presence, descends, parent_of
 from bus_mesh.agent.seat import NOT_STARTED, Seat, Standing
 from bus_mesh.config import Program
 from bus_mesh.process.kept import Child, Keeper
-from bus_mesh.protocol.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, Ran
+from bus_mesh.protocol.errors import FailedPrecondition, MeshError, NotFound, Ran
 
 __all__ = ["MOST_REPLICAS", "NOT_STARTED", "Place", "Service", "Standing", "Supervisor", "Tell"]
 
@@ -87,6 +87,8 @@ class Supervisor:
 
     def start(self, services: Mapping[str, Program]) -> None:
         """Start every replica of every service; returns at once."""
+        if self._over:
+            return
         if self.place.logs is not None:
             self.place.logs.mkdir(parents=True, exist_ok=True)
         for name, spec in services.items():
@@ -102,16 +104,16 @@ class Supervisor:
 
     async def take_up(self, old: Mapping[str, Program], new: Mapping[str, Program], tell: Tell) -> None:
         """Take up what differs in node.yaml: services that came, went, or have other replicas; say what is left."""
-        for name in old.keys() - new.keys() & self.services.keys():
+        for name in sorted(old.keys() - new.keys() & self.services.keys()):
             service = self.services[name]
             async with service.lock:
                 await self._retire(service, list(service.seats), lambda line: None)
                 self.services.pop(name, None)
             tell(f"{name}: stopped, node.yaml has it no more")
-        for name in new.keys() - old.keys():
+        for name in sorted(new.keys() - old.keys()):
             self.start({name: new[name]})
             tell(f"{name}: started, it is new in node.yaml")
-        for name in old.keys() & new.keys() & self.services.keys():
+        for name in sorted(old.keys() & new.keys() & self.services.keys()):
             if old[name] != new[name]:
                 try:
                     await self._take_up_one(self.services[name], old[name], new[name], tell)
@@ -164,7 +166,7 @@ class Supervisor:
             return f"{len(running)} of {service.name} stopped" if running else f"{service.name} is stopped already"
 
     async def scale(self, service: Service, replicas: int, tell: Tell) -> str:
-        """Have so many replicas run, until the agent starts anew."""
+        """Have so many replicas run, 0 to MOST_REPLICAS, until the agent starts anew."""
         async with service.lock:
             return await self._scale(service, replicas, tell)
 
@@ -172,18 +174,13 @@ class Supervisor:
         """Replace one replica or all, one after the other: each successor is ready before what it replaces leaves."""
         async with service.lock:
             numbers = sorted(service.seats) if replica is None else [replica]
-            if not service.seats or (replica is not None and replica not in service.seats):
-                has = (
-                    f"its replicas are {', '.join(map(str, sorted(service.seats)))}" if service.seats else "it has none"
-                )
-                raise NotFound(f"there is no such replica of {service.name} to restart: {has}", ran=Ran.NO)
+            if not numbers:
+                raise FailedPrecondition(f"{service.name} has no replica to restart: scale it first", ran=Ran.NO)
             for number in numbers:
                 await self._replace(service, number, tell)
             return f"{len(numbers)} of {service.name} restarted"
 
     async def _scale(self, service: Service, replicas: int, tell: Tell) -> str:
-        if not 0 <= replicas <= MOST_REPLICAS:
-            raise InvalidArgument(f"{replicas} replicas are not within 0 and {MOST_REPLICAS}", ran=Ran.NO)
         before = len(service.seats)
         more = await self._fill(service, range(replicas), tell)
         going = [number for number in service.seats if number >= replicas]

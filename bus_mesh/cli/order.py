@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
     from bus_mesh.cli.operator import Operator
 
-__all__ = ["PATIENCE", "Orderer"]
+__all__ = ["PATIENCE", "NoAnswer", "Orderer"]
 
 PATIENCE: Final = 12.0
 """Seconds that a node has for its answer."""
+
+
+class NoAnswer(Problem):
+    """A node did not answer in time; what it was asked it may have done."""
 
 
 class Orderer:
@@ -57,7 +61,7 @@ class Orderer:
             answer = await self._mesh.call(OWN_SERVICE, "order", asked, timeout=timeout + 1.0)
         except DeadlineExceeded:
             why = "it may have left, or be cut off from the bus"
-            raise Problem(f"no answer from {node} for {timeout:g} s", why, "busmesh get nodes") from None
+            raise NoAnswer(f"no answer from {node} for {timeout:g} s", why, "busmesh get nodes") from None
         except Unimplemented as error:
             raise Problem(f"{node} does not know {verb}", error.message, "bring its agent to this version") from None
         return msgpack.unpackb(answer)

@@ -11,13 +11,14 @@ from bus_mesh import clock
 from bus_mesh.cli import show
 from bus_mesh.cli.problem import FAILED, Problem
 from bus_mesh.cli.show import Output
-from bus_mesh.protocol.errors import MeshError
+from bus_mesh.protocol.errors import Code, MeshError
 
 if TYPE_CHECKING:
     from bus_mesh.cli.order import Orderer
 
 __all__ = ["Change", "Failed", "listed", "look", "running"]
 
+_MISTAKES: Final = (Code.NOT_FOUND, Code.INVALID_ARGUMENT)
 LOOK_AGAIN: Final = 0.15
 """Seconds between looks at a job."""
 
@@ -74,14 +75,26 @@ class Change:
             failed = {"node": node, "error": why, "not_done": rest}
             show.json_line({"request": self._request, "done": self._done, "failed": failed})
         done = "; ".join(f"{of} {said}" for of, said in self._done.items())
-        nodes = "".join(f" --node {one}" for one in rest) if "service" in self._arguments else ""
         left = f"; nothing was asked of {', '.join(rest[1:])}" if rest[1:] else ""
         raise Problem(
             why if node in why else f"{node}: {why}",
             (f"done before: {done}" if done else "nothing was done before") + left,
-            f"busmesh {self._words}{nodes}      # goes on from here",
+            self._next(error, rest),
             exit_code=FAILED,
         ) from None
+
+    def _next(self, error: Exception, rest: list[str]) -> str:
+        """Return the command that goes on from there, or that shows what there is."""
+        from bus_mesh.cli.order import NoAnswer
+
+        if isinstance(error, MeshError) and (error.wire_code or error.code) in _MISTAKES:
+            return "busmesh service list"
+        if isinstance(error, Problem) and not isinstance(error, NoAnswer):
+            return error.then  # nothing was sent
+        nodes = "".join(f" --node {one}" for one in rest) if "service" in self._arguments else ""
+        # It may have arrived; what failed is to be tried anew, not told again.
+        again = f" --request {self._request}" if isinstance(error, NoAnswer) else ""
+        return f"busmesh {self._words}{nodes}{again}      # goes on from here"
 
 
 async def look(orderer: "Orderer", nodes: list[str], verb: str, arguments: dict[str, Any]) -> dict[str, Any]:

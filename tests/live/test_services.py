@@ -163,17 +163,19 @@ def test_a_request_that_is_repeated_is_not_done_again(shop: Up) -> None:
 
 
 def test_what_cannot_be_done_says_why_and_what_to_do(shop: Up) -> None:
-    unknown, nowhere, other, replica = shop.busmesh_each(
+    unknown, nowhere, other, replica, many = shop.busmesh_each(
         ("service", "restart", "order", "--all"),
         ("service", "restart", "orders"),
         ("service", "stop", "web", "--node", "node-b"),
         ("service", "restart", "orders", "--node", "node-a", "--replica", "7"),
+        ("service", "scale", "orders", "65", "--node", "node-a"),
     )
 
     assert unknown.returncode == 1 and "did you mean orders?" in unknown.stderr
     assert nowhere.returncode == 2 and "--node NODE, or --all" in nowhere.stderr
     assert other.returncode == 1 and "'web' is not run by the agent of node-b" in other.stderr
-    assert "its replicas are 0, 1" in replica.stderr and "goes on from here" in replica.stderr
+    assert "no such replica here; there is 0, 1" in replica.stderr and "busmesh service list" in replica.stderr
+    assert "65 replicas are not within 0 and 64" in many.stderr
 
 
 # What does not behave, on one node.
@@ -332,6 +334,25 @@ async def test_commands_of_others_are_refused_and_a_silent_node_is_named(world: 
             os.kill(agent, signal.SIGCONT)
         with pytest.raises(Problem, match="there is no node 'node-z'"):
             await orderer.ask("node-z", "services", {})
+
+
+async def test_a_recorded_command_does_nothing_twice_and_nothing_elsewhere(world: World) -> None:
+    signer = Operator.read(world.home.path)
+    async with Mesh.connect(app="tester", socket=world.nodes["node-b"].socket) as mesh:
+        keys = {row["node"]: bytes.fromhex(row["key"]) for row in await mesh.call("busmesh", "nodes", {}, timeout=5.0)}
+        signed = signer.sign("test", "scale", {"service": "asked", "replicas": 0}, "recorded", keys["node-a"])
+
+        async def ask(node: str, payload: bytes) -> Any:
+            asked = {"node": node, "verb": "scale", "payload": payload}
+            return await mesh.call("busmesh", "order", asked, timeout=5.0)
+
+        assert await ask("node-a", signed) == await ask("node-a", signed)
+        with pytest.raises(MeshError, match="for another process, or for an earlier start of this one"):
+            await ask("node-b", signed)
+        with pytest.raises(MeshError, match="NOT_AN_OPERATOR"):
+            await ask("node-a", signed[:-1] + bytes([signed[-1] ^ 1]))
+        with pytest.raises(MeshError, match="NOT_AN_OPERATOR"):
+            await ask("node-a", b"unsigned")
 
 
 def test_kill_9_of_the_agent_leaves_no_process(world: World) -> None:

@@ -15,6 +15,7 @@ from bus_mesh.agent.restart import Phase
 from bus_mesh.agent.supervise import NOT_STARTED, Place, Standing, Supervisor
 from bus_mesh.config import Program
 from bus_mesh.process.kept import Keeper
+from bus_mesh.protocol.errors import MeshError
 
 
 class Watched:
@@ -198,6 +199,110 @@ async def test_repr_shows_each_process_and_its_phase(watched: Watched) -> None:
     await watched.reaches(Phase.RUNNING)
 
     assert repr(watched.supervisor) == "Supervisor(orders: running)"
+
+
+class Answers:
+    """Says of every process that it serves, unless told otherwise; notes who was seen off."""
+
+    def __init__(self) -> None:
+        self.serving = True
+        self.seen_off: list[int] = []
+
+    def serves(self, pid: int) -> bool:
+        return self.serving
+
+    async def retire(self, pid: int, patience: float) -> int:
+        self.seen_off.append(pid)
+        return 0
+
+
+async def test_a_successor_is_ready_before_what_it_replaces_is_seen_off(watched: Watched) -> None:
+    watched.supervisor.presence = presence = Answers()
+    watched.start("sleep 60", replicas=2)
+    service, told = watched.supervisor.service("orders"), list[str]()
+    await asyncio.gather(*(seat.verdict for seat in service.seats.values()))
+    old = [seat.standing().pid for seat in service.seats.values()]
+    done = await watched.supervisor.restart(service, None, told.append)
+    new = [seat.standing().pid for seat in service.seats.values()]
+
+    assert done == "2 of orders restarted" and presence.seen_off == old
+    assert told[:3] == [
+        "orders[0]: starting its successor",
+        f"orders[0]: process {new[0]} is ready, {old[0]} leaves",
+        "orders[0]: stopped",
+    ]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in old) and service.others == set()
+    assert [seat.standing().starts for seat in service.seats.values()] == [2, 2]
+
+
+async def test_a_successor_that_is_not_ready_goes_and_the_old_one_stays(watched: Watched) -> None:
+    watched.supervisor.presence = presence = Answers()
+    watched.start("sleep 60", ready_timeout="200ms")
+    service = watched.supervisor.service("orders")
+    await service.seats[0].verdict
+    old = service.seats[0].standing().pid
+    presence.serving = False
+    with pytest.raises(MeshError, match=r"the successor of orders\[0\] not ready after 0.2 s: it serves nothing"):
+        await watched.supervisor.restart(service, None, print)
+
+    assert watched.supervisor.pids == {old: "orders"} and presence.seen_off == [] and service.others == set()
+
+
+async def test_scaling_starts_what_lacks_and_sees_off_what_is_too_much(watched: Watched) -> None:
+    watched.start("sleep 60")
+    supervisor, service = watched.supervisor, watched.supervisor.service("orders")
+    more = await supervisor.scale(service, 3, print)
+    again = await supervisor.scale(service, 3, print)
+    none = await supervisor.scale(service, 0, print)
+    assert (more, again, none) == (
+        "orders has 3 replicas, before 1",
+        "3 run already",
+        "orders has 0 replicas, before 3",
+    )
+    assert supervisor.pids == {} and service.seats == {}
+    assert await supervisor.start_service(service, print) == "1 of orders started"
+
+
+async def test_what_was_stopped_starts_again_only_when_it_is_told_to(watched: Watched) -> None:
+    watched.start("sleep 60", restart="always")
+    supervisor, service = watched.supervisor, watched.supervisor.service("orders")
+    await service.seats[0].verdict
+    assert await supervisor.stop_service(service, print) == "1 of orders stopped"
+    assert await supervisor.stop_service(service, print) == "orders is stopped already"
+    assert supervisor.pids == {} and service.seats[0].standing().phase is Phase.STOPPED
+    assert await supervisor.start_service(service, print) == "1 of orders started"
+    assert await supervisor.start_service(service, print) == "orders runs already"
+
+    assert len(supervisor.pids) == 1
+
+
+async def test_an_unknown_service_is_met_with_a_suggestion(watched: Watched) -> None:
+    watched.start("sleep 60")
+
+    with pytest.raises(MeshError, match="'ordres' is not run by the agent of node-a: did you mean orders"):
+        watched.supervisor.service("ordres")
+
+
+async def test_what_differs_in_node_yaml_is_taken_up_where_that_is_cheap(watched: Watched) -> None:
+    def made(**settings: Any) -> Program:
+        return Program.model_validate({"command": ["sleep", "60"], **settings})
+
+    old = {"gone": made(), "more": made(), "other": made(), "same": made()}
+    new = {"more": made(replicas=2), "other": made(env={"A": "1"}), "same": made(), "fresh": made()}
+    supervisor, told = watched.supervisor, list[str]()
+    supervisor.start(old)
+    await asyncio.gather(*(seat.verdict for one in supervisor.services.values() for seat in one.seats.values()))
+    await supervisor.take_up(old, new, told.append)
+    await supervisor.services["fresh"].seats[0].verdict
+
+    assert sorted(supervisor.pids.values()) == ["fresh", "more", "more", "other", "same"]
+    assert told == [
+        "gone: stopped, node.yaml has it no more",
+        "fresh: started, it is new in node.yaml",
+        "more: 2 replicas, as node.yaml has it",
+        "other: changed in node.yaml, which its next start takes up: busmesh service restart other --node node-a",
+    ]
+    assert supervisor.services["other"].spec.env == {"A": "1"}
 
 
 def parents(**links: int) -> Callable[[int], int]:

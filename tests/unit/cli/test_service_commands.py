@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from bus_mesh.cli.order import Orderer
+from bus_mesh.cli.order import NoAnswer, Orderer
 from bus_mesh.cli.problem import Problem
 from bus_mesh.cli.rolling import Change, rows_of
 from bus_mesh.cli.service_logs import parted
@@ -26,7 +26,7 @@ class Nodes:
         if verb == "services":
             return {"node": node, "drained": False, "services": [{"service": "orders", "replicas": []}]}
         if node == self.gone:
-            raise Problem(f"no answer from {node} for 12 s")
+            raise NoAnswer(f"no answer from {node} for 12 s", "it may have left")
         if verb != "job":
             return {"job": 1}
         error = "the successor of orders[1] ended with status 1" if node == self.broken else None
@@ -53,13 +53,13 @@ async def test_nodes_are_asked_one_after_the_other_by_one_request(capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("fault", "what"),
+    ("fault", "what", "again"),
     [
-        ({"broken": "node-b"}, "node-b: the successor of orders[1] ended with status 1"),
-        ({"gone": "node-b"}, "no answer from node-b for 12 s"),
+        ({"broken": "node-b"}, "node-b: the successor of orders[1] ended with status 1", ""),
+        ({"gone": "node-b"}, "no answer from node-b for 12 s", "--request again "),
     ],
 )
-async def test_the_first_failure_stops_it_and_says_how_to_go_on(fault: dict[str, str], what: str) -> None:
+async def test_the_first_failure_stops_it_and_says_how_to_go_on(fault: dict[str, str], what: str, again: str) -> None:
     nodes = Nodes(["node-a", "node-b", "node-c"], **fault)
     made, orderer = change(nodes)
     with pytest.raises(Problem) as caught:
@@ -67,7 +67,7 @@ async def test_the_first_failure_stops_it_and_says_how_to_go_on(fault: dict[str,
 
     assert caught.value.what == what
     assert caught.value.why == "done before: node-a 2 of orders restarted; nothing was asked of node-c"
-    assert caught.value.then.startswith("busmesh service restart orders --node node-b --node node-c ")
+    assert caught.value.then.startswith(f"busmesh service restart orders --node node-b --node node-c {again} ")
     assert not any(node == "node-c" and verb != "services" for node, verb, _ in nodes.asked)
 
 
