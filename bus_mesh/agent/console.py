@@ -90,6 +90,7 @@ class Console:
         self._certificate = certificate
         self._spawn = spawn
         self._looking = 0
+        self._answered: set[str] = set()
         self._passing = 0
         self._tables: dict[str, Callable[[list[Announcement]], list[Row]]] = {
             "nodes": self._nodes,
@@ -213,12 +214,17 @@ class Console:
                     break
         finally:
             self._watch.watchers.remove(note)
+        self._answered |= seen.keys()
         return {node: seen[node] for node in sorted(seen) if not seen[node].withdrawn}
 
     def _agents(self) -> list[Announcement]:
-        """Return the last word of every agent that has spoken lately; a policy agent is none."""
-        office = self._agent.control.office
-        return [one for one in self._agent.keyring.leased() if office is None or one.node != office.node]
+        """Return the last word of every agent that has spoken lately.
+
+        A policy agent speaks too, but serves nothing and answers no question of this kind.
+        """
+        leased = self._agent.keyring.leased()
+        self._answered &= {one.node for one in leased}
+        return [one for one in leased if one.offers or one.node in self._answered]
 
     def _nodes(self, seen: list[Announcement]) -> list[Row]:
         now = self._wall_us()

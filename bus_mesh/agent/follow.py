@@ -158,6 +158,7 @@ class Follow:
         except (Untrusted, ValueError) as error:
             self._distrust(str(error))
             return
+        self._watch.publishers.add(head.node)
         # The signer vouches for the name, so the check goes on that node's account, which others cannot use up.
         accepted = self._watch.learn(announcement, head.node)
         if accepted is None or accepted.peer.node != head.node:

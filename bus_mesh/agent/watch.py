@@ -54,6 +54,8 @@ class Watch:
         self._put_off: set[str] = set()
         self.document = b""
         """This node's own announcement, as it goes to whoever asks."""
+        self.publishers: set[str] = set()
+        """Nodes that publish policy, as its signer says: no agents, where they serve nothing."""
         self.watchers: list[Callable[[Announcement], None]] = []
         """Where every announcement that comes goes besides, while somebody looks at the whole mesh."""
 
@@ -142,8 +144,9 @@ class Watch:
 
     def learned(self, peer: Peer, announcement: Announcement, now: Now) -> None:
         """Enter a trusted announcement into the directory."""
-        for watcher in self.watchers:
-            watcher(announcement)
+        if announcement.offers or announcement.node not in self.publishers:
+            for watcher in self.watchers:
+                watcher(announcement)
         if peer.announcement is not announcement:
             return
         offers = () if announcement.withdrawn else announcement.offers
