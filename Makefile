@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 N ?= 1
 
-.PHONY: up test lint bench bench-signed bench-memory bench-policy live clean
+.PHONY: up test lint bench bench-signed bench-memory bench-policy bench-views live clean
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,9 @@ bench-memory: .venv/.ready  ## what two agents hold while a million calls go thr
 
 bench-policy: .venv/.ready  ## a change of policy at a hundred agents, and ten thousand rules; exit 1 when a floor is missed
 	$(BIN)/python -m benchmarks.policy
+
+bench-views: .venv/.ready   ## what looking costs: a thousand instances listed, calls that are watched; exit 1 when a floor is missed
+	$(BIN)/python -m benchmarks.views
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,6 +18,7 @@ import uvloop
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.follow import Follow
 from bus_mesh.agent.kept_policy import KeptPolicy
+from bus_mesh.agent.requests import Requests
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.agent.run import read_clocks
 from bus_mesh.bus.nats_bus import NatsBus
@@ -40,7 +41,9 @@ class Follower:
         self.policy: tuple[PolicySet, Access] | None = None
         self.keyring = Keyring(own, os.urandom(8).hex(), os.urandom, read_clocks())
         self.subjects = Subjects(own.mesh)
-        self.control = Control(own.node, self.keyring, bus, self.subjects, read_clocks)
+        self.requests = Requests(own.node, self.keyring, bus, read_clocks)
+        self.control = Control(own.node, self.keyring, bus, self.subjects, self.requests)
+        self.publishers: set[str] = set()
         revocations = Revocations(self, None)  # nobody is revoked here, so nothing else is asked of it
         work = self._enforce, self.spawn, revocations
         self.follow = Follow(own, self.control, self, KeptPolicy(folder), read_clocks, random.random, *work)
@@ -67,7 +70,7 @@ class Follower:
         except IdentityError:
             return
         for raw in opened.frames:
-            self.control.answered(opened.peer, read(raw))
+            self.requests.answered(opened.peer, read(raw))
 
     def _enforce(self, policy: PolicySet, access: Access) -> None:
         self.policy = policy, access

@@ -26,7 +26,7 @@ from bus_mesh.identity.keys import key_id
 from bus_mesh.policy.access import Access
 from bus_mesh.protocol import names
 from bus_mesh.protocol.errors import InvalidArgument, MeshError, Ran, ResourceExhausted, Unavailable, Unimplemented
-from bus_mesh.protocol.frames import Call, Kind, Reply
+from bus_mesh.protocol.frames import Call, Kind, Method, Reply
 from bus_mesh.protocol.subjects import Subjects
 
 LISTEN: Final = 0.2
@@ -264,7 +264,14 @@ def _services(seen: list[Announcement]) -> list[Row]:
             row = rows.setdefault(offer.service, {"service": offer.service, "instances": 0, "nodes": [], "methods": {}})
             row["instances"] += sum(instance.state == "up" for instance in offer.instances)
             row["nodes"].append(a.node)
-            row["methods"] |= {
-                m.name: {"name": m.name, "idempotent": m.idempotent, "timeout_ms": m.timeout_ms} for m in offer.methods
-            }
+            row["methods"] |= {method.name: _method(method) for method in offer.methods}
     return [{**rows[name], "methods": list(rows[name]["methods"].values())} for name in sorted(rows)]
+
+
+def _method(method: Method) -> Row:
+    return {
+        "name": method.name,
+        "idempotent": method.idempotent,
+        "timeout_ms": method.timeout_ms,
+        "schema": method.schema,
+    }

@@ -166,8 +166,7 @@ class Connection(Client):
             self.lose()  # the supervisor need not wait until it looks
             return False
         if self.wire is not None:
-            self.wire.publish(messages)
-            return True
+            return self.wire.publish(messages) or self._gone()
         for message in messages:
             # Driven by hand, a task saved: it only suspends when its buffer is full, which is far over our limit.
             publishing = self.publish(*message)
@@ -176,14 +175,17 @@ class Connection(Client):
             publishing.close()
         return True
 
+    def _gone(self) -> bool:
+        self.lose()
+        return False
+
     def send_headed(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
         """Publish with headers, without waiting; False when it was not taken."""
         if not self.is_connected:
             self.lose()
             return False
         if self.wire is not None:
-            self.wire.publish_headed(subject, headed(headers), data)
-            return True
+            return self.wire.publish_headed(subject, headed(headers), data) or self._gone()
         plain = {name: " ".join(value.split()) for name, value in headers.items()}
         publishing = self.publish(subject, data, headers=plain)
         with contextlib.suppress(StopIteration):

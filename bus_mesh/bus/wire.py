@@ -25,21 +25,24 @@ class Wire:
     @property
     def backlog(self) -> int:
         """Bytes taken and not yet handed to the system."""
-        return self._transport.get_write_buffer_size()
+        # asyncio's TLS transport raises once it is closed.
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
-    def publish(self, messages: Sequence[tuple[str, bytes, str]]) -> None:
-        """Write (subject, data, reply); their names are known to be subjects."""
+    def publish(self, messages: Sequence[tuple[str, bytes, str]]) -> bool:
+        """Write (subject, data, reply), whose names are known to be subjects; False when the socket is closing."""
         parts: list[bytes] = []
         for subject, data, reply in messages:
             head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
             parts += (head.encode(), data, b"\r\n")
-        self._write(b"".join(parts))
+        return self._write(b"".join(parts))
 
-    def publish_headed(self, subject: str, headers: bytes, data: bytes) -> None:
-        """Write one message with headers."""
+    def publish_headed(self, subject: str, headers: bytes, data: bytes) -> bool:
+        """Write one message with headers; False when the socket is closing."""
         head = f"HPUB {subject} {len(headers)} {len(headers) + len(data)}\r\n"
-        self._write(b"".join((head.encode(), headers, data, b"\r\n")))
+        return self._write(b"".join((head.encode(), headers, data, b"\r\n")))
 
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
+    def _write(self, data: bytes) -> bool:
+        if self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return True

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bus_mesh.cli import ask, show
+from bus_mesh.cli import ask, complete, show
 from bus_mesh.cli.options import App, As, Socket
 from bus_mesh.cli.problem import Problem, usage
 from bus_mesh.cli.show import Output
@@ -24,7 +24,7 @@ def describe() -> None:
 
 @app.command()
 def service(
-    name: Annotated[str, typer.Argument(metavar="SVC", help="The service.")],
+    name: Annotated[str, typer.Argument(metavar="SVC", help="The service.", autocompletion=complete.services)],
     speak_as: App = "cli",
     socket: Socket = None,
     output: As = Output.TEXT,

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from bus_mesh.agent.restart import Phase
 from bus_mesh.agent.supervise import Place, Standing, Supervisor
@@ -72,9 +72,17 @@ class Development:
                 stack.enter_context(locked(self.home))
                 await self._start(stack)
                 self._announce()
-                await asyncio.Event().wait()
+                await self._stay()
         except asyncio.CancelledError:
             return 0
+
+    async def _stay(self) -> NoReturn:
+        """Stay until told to end; on a terminal with a table of what goes on."""
+        if self.output is Output.TEXT and sys.stdout.isatty():
+            from bus_mesh.cli import live
+
+            await live.watch(self._agents[0].node.socket, plan.CALLER, Operator.read(self.home))
+        await asyncio.Event().wait()
         raise AssertionError("an event that nobody sets was set")
 
     async def _start(self, stack: AsyncExitStack) -> None:

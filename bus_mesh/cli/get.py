@@ -1,8 +1,9 @@
 """`busmesh get`: what the agent knows of the mesh, as tables."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -10,9 +11,17 @@ from bus_mesh.cli import ask, show
 from bus_mesh.cli.options import App, Socket
 from bus_mesh.cli.show import TableOutput
 
-app = typer.Typer(help="List nodes, services, instances or policies.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+app = typer.Typer(
+    help="List nodes, services, instances, methods or policies.", no_args_is_help=True, rich_markup_mode=None
+)
 
 As = Annotated[TableOutput, typer.Option("-o", "--output", help="wide has more columns.")]
+Watch = Annotated[bool, typer.Option("-w", "--watch", help="Again and again, until it is stopped.")]
+AGAIN: Final = 1.0
+"""Seconds between two looks of --watch."""
 
 
 class Column(NamedTuple):
@@ -71,8 +80,12 @@ INSTANCES: Final = (
     Column("LOAD", _text("load"), wide=True),
     Column("LABELS", _labels, wide=True),
 )
-
-
+METHODS: Final = (
+    Column("METHOD", lambda found: f"{found['service']}/{found['name']}"),
+    Column("IDEMPOTENT", lambda found: "yes" if found["idempotent"] else "no"),
+    Column("TIMEOUT", lambda found: f"{found['timeout_ms'] / 1000:g}s" if found["timeout_ms"] else ""),
+    Column("SCHEMA", _text("schema"), wide=True),
+)
 POLICIES: Final = (
     Column("DOCUMENT", _text("document")),
     Column("BUNDLE", _text("bundle")),
@@ -81,21 +94,31 @@ POLICIES: Final = (
 
 
 @app.command()
-def nodes(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
+def nodes(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE, watch: Watch = False) -> None:
     """List the nodes of the mesh."""
-    _print("nodes", NODES, socket, speak_as, output)
+    _print("nodes", NODES, socket, speak_as, output, watch)
 
 
 @app.command()
-def services(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
+def services(
+    socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE, watch: Watch = False
+) -> None:
     """List the services of the mesh."""
-    _print("services", SERVICES, socket, speak_as, output)
+    _print("services", SERVICES, socket, speak_as, output, watch)
 
 
 @app.command()
-def instances(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE) -> None:
+def instances(
+    socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE, watch: Watch = False
+) -> None:
     """List the instances of all services."""
-    _print("instances", INSTANCES, socket, speak_as, output)
+    _print("instances", INSTANCES, socket, speak_as, output, watch)
+
+
+@app.command()
+def methods(socket: Socket = None, speak_as: App = "cli", output: As = TableOutput.TABLE, watch: Watch = False) -> None:
+    """List the methods of all services, as their contracts have them."""
+    _print("methods", METHODS, socket, speak_as, output, watch)
 
 
 @app.command()
@@ -105,20 +128,40 @@ def policies(socket: Socket = None, speak_as: App = "cli", output: As = TableOut
 
     found = ask.with_mesh(speak_as, socket, bundle)
     rows = [{"document": name, "bundle": found["number"], "hash": hash} for name, hash in found["hashes"].items()]
-    if output is TableOutput.JSON:
-        show.json_line(rows)
-        return
-    for row in lines(POLICIES, rows, wide=output is TableOutput.WIDE):
-        show.line(row)
+    _show(POLICIES, rows, output)
 
 
-def _print(what: str, columns: Sequence[Column], socket: Path | None, speak_as: str, output: TableOutput) -> None:
-    found = ask.with_mesh(speak_as, socket, lambda mesh: ask.ask(mesh, what))
+def _print(
+    what: str, columns: Sequence[Column], socket: Path | None, speak_as: str, output: TableOutput, watch: bool
+) -> None:
+    async def work(mesh: "Mesh") -> None:
+        while True:
+            found = await _rows(mesh, what)
+            if watch:
+                show.clear()
+            _show(columns, found, output)
+            if not watch:
+                return
+            await asyncio.sleep(AGAIN)
+
+    ask.with_mesh(speak_as, socket, work)
+
+
+async def _rows(mesh: "Mesh", what: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await ask.ask(mesh, "services" if what == "methods" else what)
+    if what != "methods":
+        return found
+    return [{"service": one["service"], **method} for one in found for method in one["methods"]]
+
+
+def _show(columns: Sequence[Column], found: Sequence[dict[str, Any]], output: TableOutput) -> None:
     if output is TableOutput.JSON:
         show.json_line(found)
-        return
-    for row in lines(columns, found, wide=output is TableOutput.WIDE):
-        show.line(row)
+    elif output is TableOutput.YAML:
+        show.yaml_block(found)
+    else:
+        for row in lines(columns, found, wide=output is TableOutput.WIDE):
+            show.line(show.fitted(row))
 
 
 def lines(columns: Sequence[Column], found: Sequence[dict[str, Any]], *, wide: bool) -> list[str]:

@@ -26,6 +26,7 @@ class TableOutput(StrEnum):
     TABLE = "table"
     WIDE = "wide"
     JSON = "json"
+    YAML = "yaml"
 
 
 def say(text: str) -> None:
@@ -51,6 +52,14 @@ def json_line(value: Any) -> None:
 def json_block(value: Any) -> None:
     """Print `value` as JSON for reading."""
     line(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def yaml_block(value: Any) -> None:
+    """Print `value` as YAML."""
+    import yaml
+
+    plain = json.loads(json.dumps(value, ensure_ascii=False, default=_plain))
+    line(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

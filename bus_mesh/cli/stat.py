@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from bus_mesh.cli import options, show
+from bus_mesh.cli import complete, options, show
 from bus_mesh.cli.options import App, By, Home, Socket
 from bus_mesh.cli.show import TableOutput
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from bus_mesh.telemetry.statistics import Key, Row
 
 As = Annotated[TableOutput, typer.Option("-o", "--output", help="wide has more columns.")]
+Only = Annotated[
+    str | None,
+    typer.Argument(help="Only this service.", show_default=False, autocompletion=complete.services),
+]
 Window = Annotated[float, typer.Option("--window", parser=options.seconds, metavar="TIME", help="Between two looks.")]
 Watch = Annotated[bool, typer.Option("-w", "--watch", help="Again and again, until it is stopped.")]
 _SECOND = "1s"
@@ -32,7 +36,7 @@ class Printed(NamedTuple):
 
 
 def stat(
-    service: Annotated[str | None, typer.Argument(help="Only this service.", show_default=False)] = None,
+    service: Only = None,
     window: Window = _SECOND,  # type: ignore[assignment]  # typer parses it
     watch: Watch = False,
     output: As = TableOutput.TABLE,
@@ -228,7 +232,9 @@ def _show(
             await asyncio.sleep(window)
             seen = await views.look()
             printed = table(seen, await ask(mesh, "instances"))
-            if output is TableOutput.JSON:
+            if output is TableOutput.YAML:
+                show.yaml_block(printed.json)
+            elif output is TableOutput.JSON:
                 show.json_line({"at": clock.wall_us() / 1e6, "rows": printed.json} if again else printed.json)
             else:
                 if again:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from bus_mesh.cli import options, show
+from bus_mesh.cli import complete, options, show
 from bus_mesh.cli.options import App, As, By, Home, Socket
 from bus_mesh.cli.show import Output
 
@@ -23,7 +23,7 @@ PATIENCE: Final = 4.0
 
 
 def tap(
-    service: Annotated[str, typer.Argument(help="Whose calls to show.")],
+    service: Annotated[str, typer.Argument(help="Whose calls to show.", autocompletion=complete.services)],
     caller: Annotated[str, typer.Option("--from", help="Only calls of this service.")] = "",
     method: Annotated[str, typer.Option("--method", help="Only calls of this method.")] = "",
     code: Annotated[str, typer.Option("--code", help="Only calls that ended so, like UNAVAILABLE.")] = "",

@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/, run against one mesh that is started as the README says.
+"""Every command of README, docs/ and examples/04_operate, run against one mesh started as the README says.
 
 A fenced block tagged `sh test` is run, from the top of the repository and with `-e`, so every line of it must succeed;
 a `text result` block after it is what it prints. `sh up` starts the mesh and `sh service` a process beside it.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "04_operate" / "README.md"]
 FENCE = re.compile(r"^```(sh|text) (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -3,11 +3,14 @@
 BUSMESH_WRITE_SCREENS=1 writes the page anew; else what the commands print must be what it shows, figures aside.
 """
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,3 +148,33 @@ def test_on_a_narrow_terminal_no_line_is_longer_than_it_is_wide(shop: Up) -> Non
     assert len(rows) >= 3, shown
     assert max(map(len, rows)) <= 40
     assert rows[0].endswith("…")
+
+
+def test_on_a_terminal_up_shows_a_table_that_stays_live(tmp_path: Path) -> None:
+    main, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    command = [*BUSMESH, "up", "--demo", "--home", str(tmp_path / "home")]
+    with subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment) as up:
+        os.close(terminal)
+        shown = b""
+        try:
+            while shown.count(b"policy bundle 1, fresh") < 3:
+                shown += os.read(main, 4096)  # ends with the test's own time, or when `up` ends
+        finally:
+            up.terminate()
+            drain = threading.Thread(target=_drain, args=(main,), daemon=True)
+            drain.start()
+            assert up.wait(30) == 0
+    os.close(main)
+
+    first, _, table = shown.decode().replace("\r", "").partition("READY\n")
+    assert "try, in another terminal:" in first
+    assert re.search(r"orders +4/4 +100\.00% +\d", table)
+    assert "nodes   node-a up, node-b up; policy bundle 1, fresh" in table
+    assert "\x1b[4F\x1b[J" in table, "drawn in place of the one before"
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 4096):
+            pass
