@@ -14,8 +14,8 @@ N ?= 1
 up: .venv/.ready            ## a whole mesh on this machine, with a demo shop
 	exec $(BIN)/busmesh up --demo
 
-test: .venv/.ready          ## every test, real processes included: two at a time, then those that measure time
-	$(BIN)/python -m pytest -q -n 2 -m "not alone"
+test: .venv/.ready          ## every test, real processes included: some at a time, then those that measure time
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 lint: .venv/.ready          ## style and types

@@ -234,7 +234,10 @@ class NatsBus(Stated):
             self._note(connection.last_error or error)
         finally:
             self._connection = None
-            await connection.discard()
+            try:
+                await connection.discard()
+            except Exception:  # whatever is left of it, the next connection must not wait for it
+                _log.exception("a connection to the bus did not end cleanly")
         return lived
 
     async def _dial(self, connection: Connection) -> None:

@@ -198,4 +198,7 @@ class Connection(Client):
         # socket open, when an earlier attempt failed. Should the names change, `close` alone has to do.
         writer = getattr(getattr(self, "_transport", None), "_io_writer", None)
         if writer is not None:
-            writer.transport.abort()
+            with contextlib.suppress(
+                AttributeError
+            ):  # asyncio's, of a TLS transport that is gone already (CPython 3.11.2)
+                writer.transport.abort()

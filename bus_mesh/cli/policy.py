@@ -235,6 +235,7 @@ def check_access(
     ] = None,
     app: App = CALLER,
     socket: Socket = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Say whether CALLER may call SVC/METHOD, and by which rule. Exits 0 if so, 1 if not."""
     from bus_mesh.cli.ask import OWN_SERVICE, with_mesh
@@ -249,14 +250,17 @@ def check_access(
     if file is not None:
         documents, _ = read_policy(file)
         allowed, rule, reported = Access(PolicySet.of(documents)).check(caller, service, method)
-        where = ""
+        number, where = 0, ""
     else:
         asked = {"caller": caller, "service": service, "method": method}
         said = with_mesh(app, socket, lambda mesh: mesh.call(OWN_SERVICE, "access", asked, timeout=5.0))
         allowed, rule, reported = said["allowed"], said["rule"], said["audited"]
-        where = f" of policy {said['number']}"
+        number, where = said["number"], f" of policy {said['number']}"
     audited = ", which mode: audit only reports" if reported else ""
-    show.line(f"{'Allowed' if allowed else 'Denied'} by {rule}{where}{audited}")
+    if output is Output.JSON:
+        show.json_line({"allowed": allowed, "rule": rule, "audited": reported, "number": number})
+    else:
+        show.line(f"{'Allowed' if allowed else 'Denied'} by {rule}{where}{audited}")
     if not allowed:
         raise typer.Exit(1)
 

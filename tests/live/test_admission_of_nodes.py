@@ -24,7 +24,7 @@ from bus_mesh.identity.enrolment import Token
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.process.kept import Keeper
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.alone]
+pytestmark = pytest.mark.timeout(120)
 POLICY = """\
 kind: Service
 name: ledger
@@ -208,6 +208,7 @@ async def call_on(app: str, socket: Path, stop: asyncio.Event) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.alone
 async def test_a_node_joins_by_token_serves_and_calls_and_is_out_within_two_seconds(
     plane: Plane, tmp_path: Path
 ) -> None:

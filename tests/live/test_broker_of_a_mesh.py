@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from broker_world import Broker, broker, until
 from bus_mesh_sdk import Mesh, MeshError, NoInstances
 from mesh_world import BUSMESH, Node, program
 
+from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
 from bus_mesh.cli.mesh import add
 from bus_mesh.control import permissions
@@ -44,6 +46,30 @@ def admitted(bus: Broker, name: str, serve: str = "", call_as: str = "", **setti
     written = yaml.safe_load((folder / "node.yaml").read_text())
     written["bus"]["url"] = bus.url  # the port was chosen by the server
     return Node(folder, {**written, "http": "127.0.0.1:0", "log": {"format": "json"}, **settings})
+
+
+async def test_publishing_while_the_broker_is_killed_raises_nothing_and_all_knock_again(bus: Broker) -> None:
+    access = bus.access(bus.user(permissions.node("demo", "node-a")))
+    clients = [NatsBus(bus.url, name=f"c{number}", roll=random.random, access=access) for number in range(6)]
+    for client in clients:
+        await client.start()
+        await client.ready(10.0)
+    killed = False
+    async with asyncio.timeout(20):
+        while any(client.state is BusState.CONNECTED for client in clients):
+            for client in clients:
+                client.publish("mesh.demo.ctl.ack.node-a", b"x" * random.choice((10, 2_000, 100_000)))
+            await asyncio.sleep(0.001)
+            if not killed:
+                killed = True
+                assert bus.child is not None
+                bus.child.signal(signal.SIGKILL)
+    await asyncio.sleep(0.5)
+
+    assert not any(client.publish("mesh.demo.ctl.ack.node-a", b"x") for client in clients)
+    assert [client._keeping.done() for client in clients if client._keeping is not None] == [False] * len(clients)
+    for client in clients:
+        await client.close()
 
 
 async def test_a_bus_that_is_closed_while_it_dials_is_closed_at_once(bus: Broker) -> None:

@@ -72,6 +72,7 @@ def test_the_readme_does_what_it_says(shop: Up) -> None:
     assert "rollback to 1" in said["run"]
 
 
+@pytest.mark.alone
 def test_a_denial_and_its_end_take_a_second_and_fail_no_call_of_others(shop: Up) -> None:
     """200 calls a second of `cli` go on, while `web` is denied and allowed again; 0 of them fail."""
     load = subprocess.Popen(

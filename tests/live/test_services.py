@@ -25,7 +25,7 @@ from bus_mesh.identity import document
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.process.rotated import KEPT_FILES, MOST_BYTES
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.alone]
+pytestmark = pytest.mark.timeout(60)
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
 )
@@ -87,6 +87,7 @@ async def busmesh(up: Up, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.alone
 async def test_a_restart_of_all_under_load_fails_no_call(shop: Up) -> None:
     before = {row["pid"] for row in rows(shop, "orders")}
     async with load(shop) as calls:
@@ -105,6 +106,7 @@ async def test_a_restart_of_all_under_load_fails_no_call(shop: Up) -> None:
     assert "is ready" in told[1] and told[2] == "orders[0]: stopped" and told[-1] == "2 of orders restarted"
 
 
+@pytest.mark.alone
 async def test_a_scale_up_spreads_the_load_within_two_seconds(shop: Up) -> None:
     async with load(shop) as calls:
         await busmesh(shop, "service", "scale", "orders", "4", "--node", "node-a")

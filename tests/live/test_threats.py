@@ -27,7 +27,7 @@ from rogue_agent import Placed, Stolen, rogue
 
 from bus_mesh.protocol.frames import LENGTH, Call, Fail, Kind
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.alone]
+pytestmark = pytest.mark.timeout(60)
 NOBODY = 65534
 POLICY = """\
 kind: Service
@@ -187,6 +187,7 @@ async def p99_of(mesh: Mesh, calls: int) -> float:
     return sorted(took)[int(calls * 0.99)]
 
 
+@pytest.mark.alone
 async def test_a_flood_of_bad_frames_leaves_memory_flat_and_other_callers_alone(world: World, mesh: Mesh) -> None:
     path, agent = world.nodes["node-a"].socket, psutil.Process(world.nodes["node-a"].pid)
     bad = itertools.cycle([*BAD.values(), LENGTH.pack(8 << 20) + b"\x96" * 65536])

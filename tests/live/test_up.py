@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.alone]
+pytestmark = pytest.mark.timeout(60)
 BUSMESH = [sys.executable, "-m", "bus_mesh.cli"]
 
 
@@ -214,6 +214,7 @@ def test_a_denial_takes_effect_when_applied_and_heals(shop: Up, tmp_path: Path) 
     assert shop.busmesh(*get).returncode == 0
 
 
+@pytest.mark.alone
 def test_the_mesh_is_ready_in_three_seconds_once_its_home_is_made(shop: Up, tmp_path: Path) -> None:
     """The best of up to three starts counts, and the first that is quick enough ends them.
 
