@@ -1,17 +1,21 @@
 """`busmesh describe`: one thing as this node's agent has it, all of it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bus_mesh.cli import ask, complete, show
-from bus_mesh.cli.options import App, As, Socket
+from bus_mesh.cli import ask, complete, options, show
+from bus_mesh.cli.options import App, As, By, Home, Socket
 from bus_mesh.cli.problem import Problem, usage
 from bus_mesh.cli.show import Output
 from bus_mesh.protocol import names
 
-app = typer.Typer(help="Show all that this node's agent has on a service.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+app = typer.Typer(help="Show all that is known of a service or a node.", no_args_is_help=True, rich_markup_mode=None)
 
 INSTANCES = ("INSTANCE", "NODE", "VERSION", "STATE", "CIRCUIT", "INFLIGHT", "LOAD", "LATENCY")
 PARTS = ("METHOD", "PART", "VALUE", "FROM")
@@ -19,7 +23,7 @@ PARTS = ("METHOD", "PART", "VALUE", "FROM")
 
 @app.callback()
 def describe() -> None:
-    """Show all that this node's agent has on a service."""
+    """Show all that is known of a service or a node."""
 
 
 @app.command()
@@ -44,6 +48,57 @@ def service(
         return
     for line in lines(found):
         show.line(line)
+
+
+@app.command()
+def node(
+    name: Annotated[str, typer.Argument(metavar="NODE", help="The node.", autocompletion=complete.nodes)],
+    speak_as: App = "cli",
+    socket: Socket = None,
+    output: As = Output.TEXT,
+    operator: By = "operator",
+    home: Home = None,
+) -> None:
+    """Show how a node's agent is, as it says itself to operators who may observe, and what it serves."""
+    from bus_mesh.cli.operator import Operator
+    from bus_mesh.cli.order import Orderer
+
+    if not names.is_node(name):
+        raise usage(f"{name!r:.80} is not a node name", "", "busmesh get nodes")
+    signer = Operator.read(options.home_of(home), operator)
+
+    async def work(mesh: "Mesh") -> dict[str, Any]:
+        orderer = await Orderer.open(mesh, signer)
+        answer = await orderer.ask(name, "stats", {})
+        rows = await ask.ask(mesh, "instances")
+        found = {"status": answer["status"], "denied": answer["denied"], "dropped": answer["envelope_failures"]}
+        return {"node": name, **found, "instances": [row for row in rows if row["node"] == name]}
+
+    found = ask.with_mesh(speak_as, socket, work)
+    if output is Output.JSON:
+        show.json_line(found)
+        return
+    for line in node_lines(found):
+        show.line(show.fitted(line))
+
+
+def node_lines(found: Mapping[str, Any]) -> list[str]:
+    """Return what is shown of a node, as lines."""
+    said = found["status"]
+    state = "revoked" if said["revoked"] else "draining" if said["draining"] else "up"
+    life = datetime.fromtimestamp(said["cert_expires_us"] / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    told = [
+        f"node         {found['node']} of mesh {said['mesh']}, {state}, bus-mesh {said['version']}",
+        f"bus          {said['bus']}, {said['rtt_ms']:g} ms to the broker and back",
+        f"policy       bundle {said['policy']}, {said['policy_state']}",
+        f"certificate  until {life}",
+        f"calls        {said['inflight']} on their way, {said['serving']} being answered, {said['sessions']} sessions",
+    ]
+    for what in ("denied", "dropped"):
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(found[what].items()))
+        told.append(f"{what:<12} {counts or 'nothing'}")
+    rows = [(row["instance"], row["service"], row["version"], row["state"], row["load"]) for row in found["instances"]]
+    return [*told, "", *show.table(("INSTANCE", "SERVICE", "VERSION", "STATE", "LOAD"), rows)]
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:

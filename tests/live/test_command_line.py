@@ -24,6 +24,7 @@ JSON: dict[tuple[str, ...], set[str]] = {
     ("get", "methods"): {"service", "name", "idempotent", "timeout_ms", "schema"},
     ("get", "policies"): {"document", "bundle", "hash"},
     ("describe", "service", "orders"): {"service", "node", "policy", "instances"},
+    ("describe", "node", "node-b"): {"node", "status", "denied", "dropped", "instances"},
     ("status",): {"agent", "policy", "why"},
     ("stat",): {"service", "ready", "instances", "success", "actual", "rps", "p50_s", "p99_s", "inflight", "retries"},
     ("edges",): {"from", "to", "success", "rps", "p99_s", "secured"},
@@ -66,7 +67,9 @@ def first(said: Any) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.parametrize(("command", "keys"), JSON.items(), ids=lambda value: " ".join(value) if value else "")
+@pytest.mark.parametrize(
+    ("command", "keys"), JSON.items(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_json_is_json_and_has_its_keys(shop: Up, command: tuple[str, ...], keys: set[str]) -> None:
     done = shop.busmesh(*command, "-o", "json")
 
@@ -94,7 +97,9 @@ def test_yaml_says_what_json_says(shop: Up, command: tuple[str, ...]) -> None:
     assert JSON[command] <= first(yaml.safe_load(done.stdout)).keys()
 
 
-@pytest.mark.parametrize(("command", "why"), WRONG.items(), ids=lambda value: " ".join(value) if value else "")
+@pytest.mark.parametrize(
+    ("command", "why"), WRONG.items(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_wrong_usage_exits_with_2_and_says_what_is_wrong(command: tuple[str, ...], why: str, tmp_path: Path) -> None:
     environment = {**os.environ, "BUSMESH_HOME": str(tmp_path)}
     done = subprocess.run([*BUSMESH, *command], capture_output=True, text=True, timeout=30, env=environment)
