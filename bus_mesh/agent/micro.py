@@ -25,6 +25,7 @@ from bus_mesh.protocol.errors import Code, InvalidArgument, MeshError, Ran, Reso
 from bus_mesh.protocol.subjects import Subjects
 
 INBOX: Final = "_INBOX."
+LONGEST_INBOX: Final = 256
 REFUSALS_PER_SECOND: Final = 10
 """Errors 401, to all plain clients together: one that knocks learns nothing by knocking more."""
 ANSWERS_PER_SECOND: Final = 500
@@ -75,7 +76,7 @@ class Micro:
     def on_question(self, subject: str, reply: str, data: bytes, status: int) -> None:
         """Answer for every instance that is meant."""
         asked = micro.parse(subject)
-        if asked is None or not reply.startswith(INBOX):
+        if asked is None or not _is_inbox(reply):
             return
         verb, name, id = asked
         for instance in list(self._instances.values()):
@@ -85,7 +86,7 @@ class Micro:
 
     def on_plain(self, instance: Instance, method: str, reply: str, data: bytes) -> None:
         """Take in what came on a call's subject and is no envelope; without an inbox to answer to it is dropped."""
-        if not reply.startswith(INBOX):
+        if not _is_inbox(reply):
             self._dropped("NOT_AN_ENVELOPE")
             return
         now = self._now()
@@ -138,6 +139,11 @@ class Micro:
         return micro.Served(
             instance.service, instance.id, instance.version, metadata, instance.since_us, root, instance.counts
         )
+
+
+def _is_inbox(reply: str) -> bool:
+    """Tell whether a plain client can be answered there: strangers choose it, and may write anything."""
+    return reply.startswith(INBOX) and len(reply) <= LONGEST_INBOX and reply.isascii() and reply.isprintable()
 
 
 def _parameters(data: bytes) -> bytes:
