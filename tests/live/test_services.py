@@ -307,7 +307,10 @@ async def test_limits_are_the_kernels(world: World) -> None:
         found = await until_row(orderer, "small", lambda found: found["phase"] == "ended")
         said = await lines(orderer, "small")
 
-    assert said[0].endswith("(64, 64)") and said[-1].endswith("MemoryError") and found["status"] == 1
+    # Which of the two streams comes first is Python's affair.
+    assert any(line.endswith("(64, 64)") for line in said)
+    assert any(line.endswith("MemoryError") for line in said)
+    assert found["status"] == 1
 
 
 async def test_a_command_may_say_when_a_service_is_ready(world: World) -> None:
