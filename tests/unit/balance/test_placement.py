@@ -77,8 +77,13 @@ def candidates(
         near = [it for it in part if it in near_known]
         far = [it for it in part if it not in near]
         enough = bool(near) and len(near) / len(near_known) >= way.spill_below / 100
-        tried = all(it.id in avoid for it in near)
-        levels += [far] if tried and far else [near] if enough or not far else [near, far]
+        tried = [level for level in (near, far) if level and all(it.id in avoid for it in level)]
+        if near and far and len(tried) == 1:  # who has just failed is left for the other level
+            levels += [far if tried == [near] else near]
+        elif len(tried) == 2 or not (enough or not far):
+            levels += [near, far] if near else [far]
+        else:
+            levels += [near]
     return levels
 
 
