@@ -136,17 +136,7 @@ class Node:
             self._changed,
             self._distrust,
         )
-        self._compiler = Compiler(
-            metrics,
-            self.denials,
-            self.directory,
-            self.watch.ask,
-            Luck(world.draw, world.jitter, world.jitter),
-            lambda: self._clock().wall_us / 1e6,
-            self._setting.labels,
-            self._full,
-            lambda call, to: self.outbound.copies.want(call, to),
-        )
+        self._compiler = self._new_compiler(world)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
@@ -178,6 +168,19 @@ class Node:
         )
         self.prober = Prober(own.node, self.keyring, bus, self.subjects, self.watch, self._usual, self.outbound.dead)
         self.receiver.probed = self.prober.answered
+
+    def _new_compiler(self, world: World) -> Compiler:
+        return Compiler(
+            self.metrics,
+            self.denials,
+            self.directory,
+            self.watch.ask,
+            Luck(world.draw, world.jitter, world.jitter),
+            lambda: self._clock().wall_us / 1e6,
+            self._setting.labels,
+            self._full,
+            lambda call, to: self.outbound.copies.want(call, to),
+        )
 
     def __repr__(self) -> str:
         return f"Node({self.own.node}, {self.bus.state.value}, {self.door!r}, {self.outbound!r}, {self.inbound!r})"

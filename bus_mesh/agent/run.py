@@ -118,13 +118,7 @@ class Agent:
             await bus.start()
             stack.push_async_callback(bus.close)
             self._supervisor = supervisor = self._supervise(keeper, rng.random)
-            # As even as `randrange` for the few hundred that are ever drawn from, at half of its cost.
-            draw = lambda n: int(rng.random() * n)  # noqa: E731
-            world = World(read_clocks, clock.monotonic, os.urandom, draw, rng.random)
-            home = os.environ.get("BUSMESH_HOME")
-            started = boot_started_us(self.config.state, clock.wall_us())
-            setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
-            self._node = node = Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
+            self._node = node = self._new_node(own, bus, supervisor, rng, metrics)
             supervisor.presence = NodePresence(node.door, node.hosting)
             ServiceDesk(supervisor, node.hosting, Jobs(node.spawn)).open(node.orders)
             self._show(metrics, node)
@@ -151,6 +145,17 @@ class Agent:
             await node.drain(self.config.drain_timeout)
             await supervisor.stop()
         return 0
+
+    def _new_node(
+        self, own: Own, bus: NatsBus, supervisor: Supervisor, rng: random.SystemRandom, metrics: Metrics
+    ) -> Node:
+        # As even as `randrange` for the few hundred that are ever drawn from, at half of its cost.
+        draw = lambda n: int(rng.random() * n)  # noqa: E731
+        world = World(read_clocks, clock.monotonic, os.urandom, draw, rng.random)
+        home = os.environ.get("BUSMESH_HOME")
+        started = boot_started_us(self.config.state, clock.wall_us())
+        setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
+        return Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
 
     # Settings and policy.
 
