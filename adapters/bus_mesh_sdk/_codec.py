@@ -5,6 +5,7 @@ bytes, None, and unions of them) is checked here, in a microsecond; anything els
 the first such annotation is bound. On the wire a model is a map, a date or UUID its text, bytes stay bytes.
 """
 
+import json
 import threading
 import types
 import typing
@@ -16,7 +17,15 @@ import msgpack
 from bus_mesh.protocol.errors import Internal, InvalidArgument, MeshError, Ran
 from bus_mesh.protocol.frames import Head
 
-_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
+_JSON: Final[dict[type, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    bytes: {"type": "string", "format": "binary"},
+    type(None): {"type": "null"},
+}
+_PLAIN: Final = frozenset(_JSON)
 _SHOWN: Final = 40
 """Characters of a wrong value that an error shows."""
 _PROBLEMS: Final = 3
@@ -193,9 +202,14 @@ class Codec:
             raise bad_result(self.label, error) from None
 
     def schema(self) -> str:
-        """Return a text that changes when the parameters or the result do."""
-        shapes = {**self._shapes, "->": self._result}
-        return repr([(name, name in self._required, _schema(shape)) for name, shape in sorted(shapes.items())])
+        """Return {"parameters", "result"} as JSON schemas, in one text that changes only when they do."""
+        shapes = sorted(self._shapes.items())
+        parameters = {
+            "type": "object",
+            "properties": {name: _schema(shape) for name, shape in shapes},
+            "required": sorted(self._required),
+        }
+        return json.dumps({"parameters": parameters, "result": _schema(self._result)}, sort_keys=True)
 
     def accepts(self, function: Callable[..., Any], bind: Callable[..., Any]) -> None:
         """Raise TypeError unless `bind` can call `function` with every parameter by name."""
@@ -315,14 +329,16 @@ def _text_of(value: Any) -> Any:
 
 
 def _schema(shape: Shape) -> Any:
+    """Return the JSON schema of a shape; bytes, which JSON has none for, are a string in `format` binary."""
     if isinstance(shape, _Plain):
-        return sorted(kind.__name__ for kind in shape.exact)
+        kinds: list[Any] = [_JSON[kind] for kind in sorted(shape.exact, key=lambda kind: kind.__name__)]
+        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     if not isinstance(shape, _Model):
-        return "any"
+        return {}
     try:
         return shape.schema()
     except Exception:  # a type with a validator of its own has no JSON schema; its name has to do
-        return repr(shape)
+        return {"title": repr(shape)}
 
 
 _packers: Final = _Packers()

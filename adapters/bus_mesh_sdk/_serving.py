@@ -28,9 +28,9 @@ from bus_mesh.protocol.errors import (
     Unimplemented,
 )
 from bus_mesh.protocol.frames import Fail, Fields, Head, Kind, Method, encode
-from bus_mesh.protocol.names import HEALTH
+from bus_mesh.protocol.names import HEALTH, SCHEMA
 from bus_mesh.protocol.wheel import OFF, Wheel
-from bus_mesh_sdk._codec import Codec
+from bus_mesh_sdk._codec import Codec, Mismatch, pack, unpack
 from bus_mesh_sdk._connection import Connection
 from bus_mesh_sdk._context import NOTHING, Context, answering, asked
 from bus_mesh_sdk._failure import failure, refusal
@@ -173,6 +173,9 @@ class Serving:
             if method == HEALTH and self._check is not None:
                 self._check.asked(connection, number, expires)
                 return
+            if method == SCHEMA:
+                connection.write(self._described(frame))
+                return
             error = self._refusal(method, expires, now)
             connection.write(encode(refusal(number, error, self.instance)))
             return
@@ -234,6 +237,16 @@ class Serving:
     def _free(self, connection: Connection) -> bool:
         # Results for an agent that does not read would pile up here, so nothing new runs for it meanwhile.
         return len(self._running) < self.concurrency and not connection.paused
+
+    def _described(self, frame: Fields) -> bytes:
+        """Return the answer to the agent's question what a method takes and gives."""
+        try:
+            name = unpack(frame[7])["method"]
+            _, codec, _, _ = self._handlers[name]
+        except (Mismatch, KeyError, TypeError):
+            error = Unimplemented(f"{self.service} has no such method", ran=Ran.NO)
+            return encode(refusal(frame[1], error, self.instance))
+        return encode((_REPLY, frame[1], None, pack(codec.schema())))
 
     def _refusal(self, method: str, expires: float, now: float) -> MeshError:
         if self.state is _CLOSED:

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
-from bus_mesh import __version__
 from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.control import Control
 from bus_mesh.agent.denials import Denials
@@ -237,7 +236,7 @@ class Console:
         certificate = self._certificate(a)
         return {
             "node": a.node,
-            "version": __version__ if a.node == self._agent.own.node else "",
+            "version": a.version,
             "boot": a.boot,
             "key": key_id(a.mesh, a.node, a.key).hex(),
             "services": [offer.service for offer in a.offers],

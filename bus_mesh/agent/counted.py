@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bus_mesh.agent.compiler import Compiler
 from bus_mesh.agent.looks import Looks
+from bus_mesh.agent.schemas import Schemas
 from bus_mesh.identity.certificate import May
 from bus_mesh.telemetry.metrics import BUCKETS, Series
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def answer_observers(node: "Node", compiler: Compiler, wall_us: Callable[[], int]) -> Looks:
-    """Have a node answer operators who may observe: `stats`, and `tap`, whose looks are returned."""
+    """Have a node answer operators who may observe: `stats`, `schema`, and `tap`, whose looks are returned."""
 
     async def stats(arguments: dict[str, Any]) -> object:
         return counted(node, wall_us())
@@ -29,6 +30,9 @@ def answer_observers(node: "Node", compiler: Compiler, wall_us: Callable[[], int
     node.every_second.append(looks.expire)
     node.orders.on("stats", May.OBSERVE, stats)
     node.orders.on("tap", May.OBSERVE, looks.poll)
+    schemas = Schemas(node.hosting.instances, node.now)
+    node.inbound.stray += (schemas.answered,)
+    node.orders.on("schema", May.OBSERVE, schemas.told)
     return looks
 
 

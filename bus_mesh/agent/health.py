@@ -68,7 +68,7 @@ class Checkups:
             if checkup.timer is not None:
                 checkup.timer.cancel()
 
-    def answered(self, session: Server, number: int, fail: Fail | None) -> None:
+    def answered(self, session: Server, number: int, payload: bytes | None, fail: Fail | None) -> None:
         """Take in an answer; one that came too late, or to something else, is ignored."""
         checkup = self._asked.get((session, number))
         if checkup is not None:

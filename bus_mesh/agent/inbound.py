@@ -68,6 +68,10 @@ class Server(Protocol):
         """Return a number for a call on this socket, never used before."""
 
 
+Stray = Callable[[Server, int, bytes | None, Fail | None], None]
+"""Takes in an answer to a question of the agent's own, by session and number: the payload of a REPLY, or a FAIL."""
+
+
 class PlainCaller(NamedTuple):
     """A plain client of NATS: nobody in particular. `reply` is its inbox, `number` that of its call."""
 
@@ -143,8 +147,8 @@ class Inbound:
         """Where it is told that an app, or its connection, had no place for a call."""
         self.plain_done: Callable[[PlainCaller, Outcome], None] = lambda caller, outcome: None
         """Where it is told how a call of a plain client ended."""
-        self.stray: Callable[[Server, int, Fail | None], None] = lambda session, number, fail: None
-        """Where an answer goes that is none to a call from the bus; None stands for a REPLY."""
+        self.stray: tuple[Stray, ...] = ()
+        """Where answers go that are none to a call from the bus."""
 
     def __repr__(self) -> str:
         return f"Inbound(calls={len(self._by_source)}, paths={len(self._paths)})"
@@ -228,7 +232,8 @@ class Inbound:
         _, number, _, payload = frame
         flight = session.serving.pop(number, None)
         if flight is None:
-            self.stray(session, number, None)
+            for answered in self.stray:
+                answered(session, number, payload, None)
             return
         instance: Instance = flight.target
         size = len(payload) + 256
@@ -243,7 +248,8 @@ class Inbound:
         """Take in a failure; those of calls that were answered, cancelled or out of time are ignored."""
         flight = session.serving.pop(frame.id, None)
         if flight is None:
-            self.stray(session, frame.id, frame)
+            for answered in self.stray:
+                answered(session, frame.id, None, frame)
             return
         outcome = Outcome.failure(frame, flight.target.id)
         if (frame.head or {}).get("ran") != "no":

@@ -113,7 +113,7 @@ class Node:
         plain = bus, self.subjects, self.hosting.instances, self.inbound
         self.micro = Micro(own.node, *plain, exposed, self.now, self._dropped)
         self.receiver.plain = self.micro.on_plain
-        self.inbound.refused, self.inbound.stray = groups.refused, checkups.answered
+        self.inbound.refused, self.inbound.stray = groups.refused, (checkups.answered,)
         self.requests = Requests(own.node, self.keyring, bus, world.clock)
         self.control = Control(own.node, self.keyring, bus, self.subjects, self.requests)
         self.orders = Orders(self.keyring, bus, self.outbox, world.clock, self.spawn, self._dropped)

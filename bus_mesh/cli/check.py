@@ -2,7 +2,7 @@
 
 import asyncio
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,8 +12,7 @@ from bus_mesh.cli.options import App, By, Home, Socket, Timeout
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
 
-    from bus_mesh.cli.judgement import Checked, Facts
-    from bus_mesh.cli.operator import Operator
+    from bus_mesh.cli.judgement import Checked
 
 WAITED_IN_VAIN: Final = 124
 PATIENCE: Final = 30.0
@@ -44,6 +43,7 @@ def check(
     Exits 1 when something is wrong (×), 0 when it is merely doubtful (‼); with --wait 124 when it stays wrong.
     """
     from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.cli.facts import gathered
     from bus_mesh.cli.judgement import Mark, judged
     from bus_mesh.cli.operator import Operator
 
@@ -53,7 +53,7 @@ def check(
         loop = asyncio.get_running_loop()
         end = loop.time() + (PATIENCE if timeout is None else timeout)
         while True:
-            found = judged(await facts(mesh, signer))
+            found = judged(await gathered(mesh, signer))
             if not wait or loop.time() >= end or all(one.mark is not Mark.WRONG for one in found):
                 return found
             await asyncio.sleep(AGAIN)
@@ -82,39 +82,3 @@ def lines(found: "list[Checked]", *, short: bool) -> list[str]:
         if one.why:
             told += [f"    {one.why}", f"    hint: {one.hint}"]
     return told
-
-
-async def facts(mesh: "Mesh", signer: "Operator") -> "Facts":
-    """Return all that is looked at."""
-    from bus_mesh import clock
-    from bus_mesh.cli.ask import ask
-    from bus_mesh.cli.judgement import Facts
-    from bus_mesh.cli.operator import control
-    from bus_mesh.cli.order import Orderer
-    from bus_mesh.cli.problem import Problem
-    from bus_mesh.cli.views import PATIENCE as EACH
-    from bus_mesh.protocol.errors import MeshError
-
-    orderer = await Orderer.open(mesh, signer)
-    nodes = await orderer.nodes()
-    answers: dict[str, dict[str, Any]] = {}
-    ahead: dict[str, int] = {}
-    silent: dict[str, str] = {}
-
-    async def one(node: str) -> None:
-        asked = clock.wall_us()
-        try:
-            answers[node] = await orderer.ask(node, "stats", {}, timeout=EACH)
-        except (Problem, MeshError) as error:
-            silent[node] = error.what if isinstance(error, Problem) else error.message
-            return
-        ahead[node] = answers[node]["wall_us"] - (asked + clock.wall_us()) // 2
-
-    await asyncio.gather(*(one(node["node"]) for node in nodes))
-    policy, why = None, ""
-    try:
-        policy = await control(mesh, "acks", {})
-    except (Problem, MeshError) as error:
-        why = error.what if isinstance(error, Problem) else error.message
-    own, instances = await ask(mesh, "status"), await ask(mesh, "instances")
-    return Facts(clock.wall_us(), own, nodes, instances, answers, ahead, silent, policy, why)

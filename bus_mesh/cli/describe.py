@@ -15,7 +15,11 @@ from bus_mesh.protocol import names
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
 
-app = typer.Typer(help="Show all that is known of a service or a node.", no_args_is_help=True, rich_markup_mode=None)
+    from bus_mesh.cli.operator import Operator
+
+app = typer.Typer(
+    help="Show all that is known of a service, a node or a method.", no_args_is_help=True, rich_markup_mode=None
+)
 
 INSTANCES = ("INSTANCE", "NODE", "VERSION", "STATE", "CIRCUIT", "INFLIGHT", "LOAD", "LATENCY")
 PARTS = ("METHOD", "PART", "VALUE", "FROM")
@@ -23,7 +27,7 @@ PARTS = ("METHOD", "PART", "VALUE", "FROM")
 
 @app.callback()
 def describe() -> None:
-    """Show all that is known of a service or a node."""
+    """Show all that is known of a service, a node or a method."""
 
 
 @app.command()
@@ -80,6 +84,58 @@ def node(
         return
     for line in node_lines(found):
         show.line(show.fitted(line))
+
+
+@app.command()
+def method(
+    name: Annotated[str, typer.Argument(metavar="SVC/METHOD", help="The method.")],
+    speak_as: App = "cli",
+    socket: Socket = None,
+    output: As = Output.TEXT,
+    operator: By = "operator",
+    home: Home = None,
+) -> None:
+    """Show what a method takes and gives, as JSON schemas, from an instance that serves it."""
+    from bus_mesh.cli.operator import Operator
+
+    service, _, short = name.partition("/")
+    if not names.is_service(service) or not names.is_method(short):
+        raise usage(f"{name!r:.160} is not a method", "it is written SVC/METHOD", "busmesh get methods")
+    signer = Operator.read(options.home_of(home), operator)
+    found = ask.with_mesh(speak_as, socket, lambda mesh: _method(mesh, signer, service, short))
+    if output is Output.JSON:
+        show.json_line(found)
+        return
+    again = "idempotent" if found["idempotent"] else "not idempotent"
+    show.line(f"method      {service}/{short}, {again}")
+    show.line(f"timeout     {found['timeout_ms'] / 1000:g}s" if found["timeout_ms"] else "timeout     none of its own")
+    show.line(f"schema      {found['schema']}, from {found['node']}")
+    show.line("")
+    show.yaml_block({key: found[key] for key in ("parameters", "result")})
+
+
+async def _method(mesh: "Mesh", signer: "Operator", service: str, name: str) -> dict[str, Any]:
+    """Return a method as it is announced, with the schemas that the first node which answers tells."""
+    from bus_mesh.cli.order import Orderer
+    from bus_mesh.protocol.errors import MeshError
+
+    rows = {row["service"]: row for row in await ask.ask(mesh, "services")}
+    if service not in rows:
+        raise Problem(ask.closest("service", service, list(rows)), "nobody announces it", "busmesh get services")
+    methods = {method["name"]: method for method in rows[service]["methods"]}
+    if name not in methods:
+        known = ask.closest(f"method of {service}", name, list(methods))
+        raise Problem(known, "nobody announces it", "busmesh get methods")
+    orderer = await Orderer.open(mesh, signer)
+    why: list[str] = []
+    for node in rows[service]["nodes"]:
+        try:
+            told = await orderer.ask(node, "schema", {"service": service, "method": name})
+        except (Problem, MeshError) as error:
+            why.append(f"{node}: {error.what if isinstance(error, Problem) else error.message}")
+            continue
+        return {"service": service, **methods[name], "node": node, **told}
+    raise Problem(f"nobody tells what {service}/{name} takes", "; ".join(why), "busmesh get instances")
 
 
 def node_lines(found: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Checked", "Facts", "Mark", "judged"]
+__all__ = ["Checked", "Facts", "Mark", "hours", "judged"]
 
 CLOCK_WARN: Final = 1.0
 CLOCK_WRONG: Final = 60.0
@@ -90,7 +90,7 @@ def _clocks(facts: Facts) -> Iterator[Checked]:
 def _certificates(facts: Facts) -> Iterator[Checked]:
     group = "certificates"
     ends = {node["node"]: node["cert_expires_us"] for node in facts.nodes if node["cert_expires_us"]}
-    over = {name: f"ended {_hours(facts.now_us - at)} ago" for name, at in ends.items() if at <= facts.now_us}
+    over = {name: f"ended {hours(facts.now_us - at)} ago" for name, at in ends.items() if at <= facts.now_us}
     hint = "admit it anew: busmesh token create NODE, then busmesh agent --join TOKEN there"
     yield _line(group, "no certificate has ended", over, hint)
     late = {}
@@ -98,7 +98,7 @@ def _certificates(facts: Facts) -> Iterator[Checked]:
         status = said["status"]
         left, life = status["cert_expires_us"] - facts.now_us, status["cert_expires_us"] - status["cert_issued_us"]
         if name not in over and 0 < left < life / THIRD:
-            late[name] = f"has {_hours(left)} left of {_hours(life)}"
+            late[name] = f"has {hours(left)} left of {hours(life)}"
     hint = "is the policy agent running, with the issuer's key? its log says why it renews none"
     yield _line(group, "all are renewed in time", late, hint, Mark.DOUBTFUL)
 
@@ -132,6 +132,7 @@ def _services(facts: Facts) -> Iterator[Checked]:
 _BAD: Final = ("full", "unwell")
 
 
-def _hours(us: int) -> str:
+def hours(us: int) -> str:
+    """Return a span of microseconds in words."""
     hours = us / 3_600_000_000
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"

@@ -31,7 +31,7 @@ ANNOUNCEMENT_LIMIT: Final = 64 * 1024
 MOST_LEASE_US: Final = 60_000_000
 """The longest time that one announcement may speak for."""
 _TYPE: Final = "busmesh announcement 1"
-_FIELDS: Final = (str, str, bytes, str, int, int, int, int, bytes, bytes, tuple, bool)
+_FIELDS: Final = (str, str, bytes, str, int, int, int, int, bytes, bytes, tuple, bool, str)
 _MOST_LABELS: Final = 32
 _MOST_TEXT: Final = 128
 
@@ -61,8 +61,8 @@ class Offer(NamedTuple):
 class Announcement(NamedTuple):
     """A node's word about itself. Times are microseconds since 1970 by the node's own clock.
 
-    `key` is the public epoch key, `previous` the one before it or b"". Only a higher (boot_started_us, sequence)
-    replaces.
+    `key` is the public epoch key, `previous` the one before it or b"", `version` that of the program. Only a higher
+    (boot_started_us, sequence) replaces.
     """
 
     mesh: str
@@ -77,6 +77,7 @@ class Announcement(NamedTuple):
     previous: bytes
     offers: tuple[Offer, ...]
     withdrawn: bool
+    version: str
 
     @property
     def mark(self) -> tuple[int, int]:
@@ -113,13 +114,15 @@ def decode_announcement(found: document.Document, certificate: NodeCertificate) 
     fields = document.verified(found, certificate.key)
     if tuple(map(type, fields)) != _FIELDS:
         raise _malformed("fields")
-    mesh, node, chain_hash, boot, started, sequence, issued, expires, key, previous, offers, withdrawn = fields
+    mesh, node, chain_hash, boot, started, sequence, issued, expires, key, previous, offers, withdrawn, version = fields
     if chain_hash != sha256(found.hint).digest():
         raise Untrusted(Reason.BAD_SIGNATURE, "the announcement was made with another certificate than it came with")
     if mesh != certificate.mesh or node != certificate.node:
         raise Untrusted(Reason.WRONG_NODE, f"node {certificate.node} announces {node[:80]!r} of mesh {mesh[:80]!r}")
     if not names.is_token(boot) or not 0 < issued < expires <= issued + MOST_LEASE_US or sequence < 1:
         raise _malformed("boot, sequence or times")
+    if len(version) > _MOST_TEXT or not version.isprintable():
+        raise _malformed("version")
     strong(key, signing=False)
     if previous and strong(previous, signing=False) == key:
         raise _malformed("previous key")
@@ -128,7 +131,7 @@ def decode_announcement(found: document.Document, certificate: NodeCertificate) 
         if instance.id.rpartition("-")[0] != node:  # else it could take the place of another node's in directories
             raise Untrusted(Reason.WRONG_NODE, f"node {node} announces an instance {instance.id[:80]!r}")
     return Announcement(
-        mesh, node, found.hint, boot, started, sequence, issued, expires, key, previous, known, withdrawn
+        mesh, node, found.hint, boot, started, sequence, issued, expires, key, previous, known, withdrawn, version
     )
 
 

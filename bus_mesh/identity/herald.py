@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from bus_mesh import __version__
 from bus_mesh.identity.announcement import Announcement, Offer, encode_announcement
 from bus_mesh.identity.certificate import NodeCertificate, verify_chain
 from bus_mesh.identity.epochs import Epochs, Now
@@ -81,6 +82,7 @@ class Herald:
             previous.key.public if previous else b"",
             tuple(offers),
             withdrawn,
+            __version__,
         )
         self.document = encode_announcement(said, own.key)
         self.introduction = len(self.document).to_bytes(4, "big") + self.document

@@ -18,6 +18,8 @@ _METHOD_RULE: Final = "a lower-case letter, then up to 62 of a-z 0-9 _"
 
 HEALTH: Final = "_health"
 """How an agent asks an instance whether it is well. No method can be named so: nobody else can ask."""
+SCHEMA: Final = "_schema"
+"""How an agent asks an instance what one of its methods takes and gives, likewise."""
 
 
 def is_service(text: str) -> bool:

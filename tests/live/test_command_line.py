@@ -24,8 +24,9 @@ JSON: dict[tuple[str, ...], set[str]] = {
     ("get", "methods"): {"service", "name", "idempotent", "timeout_ms", "schema"},
     ("get", "policies"): {"document", "bundle", "hash"},
     ("describe", "service", "orders"): {"service", "node", "policy", "instances"},
+    ("describe", "method", "orders/get"): {"service", "name", "node", "schema", "parameters", "result", "timeout_ms"},
     ("describe", "node", "node-b"): {"node", "status", "denied", "dropped", "instances"},
-    ("status",): {"agent", "policy", "why"},
+    ("status",): {"agent", "policy", "why", "nodes"},
     ("stat",): {"service", "ready", "instances", "success", "actual", "rps", "p50_s", "p99_s", "inflight", "retries"},
     ("edges",): {"from", "to", "success", "rps", "p99_s", "secured"},
     ("top", "--once"): {"service", "method", "from", "success", "rps", "p99_s"},
@@ -41,6 +42,7 @@ JSON: dict[tuple[str, ...], set[str]] = {
 WRONG: dict[tuple[str, ...], str] = {
     ("get", "ghosts"): "ghosts",
     ("describe", "service", "a.b"): "not a service name",
+    ("describe", "method", "orders"): "SVC/METHOD",
     ("stat", "--window", "soon"): "not a time",
     ("top", "--most", "0"): "--most is 0",
     ("tap",): "service",
@@ -180,3 +182,18 @@ def test_completion_is_offered_for_every_shell_and_knows_services(shop: Up, shel
     assert "_BUSMESH_COMPLETE" in shown.stdout, shown.stderr
     assert "orders" in found.stdout, found.stderr
     assert ("orders" in nothing.stdout, nothing.stderr) == (False, "")
+
+
+def test_the_schema_of_a_method_is_its_contracts_and_a_wrong_name_gets_the_nearest(shop: Up) -> None:
+    found, wrong, nobody = shop.busmesh_each(
+        ("describe", "method", "orders/create", "-o", "json"),
+        ("describe", "method", "orders/got"),
+        ("describe", "method", "order/get"),
+    )
+
+    told = json.loads(found.stdout)
+    assert told["parameters"]["required"] == ["order"]
+    assert told["parameters"]["properties"]["order"]["properties"]["sku"]["type"] == "string"
+    assert wrong.returncode == nobody.returncode == 1
+    assert "there is no method of orders 'got': did you mean get?" in wrong.stderr
+    assert "there is no service 'order': did you mean orders?" in nobody.stderr

@@ -19,7 +19,8 @@ import pytest
 from test_up import BUSMESH, Up, eventually
 
 from bus_mesh.cli.ask import with_mesh
-from bus_mesh.cli.check import facts, lines
+from bus_mesh.cli.check import lines
+from bus_mesh.cli.facts import gathered
 from bus_mesh.cli.judgement import judged
 from bus_mesh.cli.operator import Operator
 
@@ -30,6 +31,7 @@ GREEN = {
     "busmesh stat -o wide": ("stat", "-o", "wide"),
     "busmesh edges": ("edges",),
     "busmesh top --once": ("top", "--once"),
+    "busmesh tap orders --method get --most 3": ("tap", "orders", "--method", "get", "--most", "3"),
     "busmesh status": ("status",),
     "busmesh check": ("check",),
 }
@@ -50,7 +52,8 @@ def served(up: Up, service: str) -> bool:
 
 def masked(text: str) -> list[str]:
     """Return the lines without figures, in an order that does not depend on them."""
-    plain = re.sub(r"\d+(\.\d+)?(ms|%|s)?", "#", text)
+    plain = re.sub(r"node-[ab]-[0-9a-f]{8}", "an instance", text)
+    plain = re.sub(r"\d+(\.\d+)?(ms|%|s)?", "#", plain)
     return sorted(re.sub(r" {2,}", "  ", line).strip() for line in plain.strip().splitlines())
 
 
@@ -62,7 +65,7 @@ def blocks() -> dict[str, str]:
 def broken(up: Up) -> dict[str, str]:
     """What `check` says of this mesh if a clock, a certificate or policy were not as they are."""
     socket = Path(up.ready["nodes"]["node-a"]["socket"])
-    found = with_mesh("cli", socket, lambda mesh: facts(mesh, Operator.read(up.home)))
+    found = with_mesh("cli", socket, lambda mesh: gathered(mesh, Operator.read(up.home)))
     late = found.now_us - 7_200_000_000
     nodes = [{**node, "cert_expires_us": late} if node["node"] == "node-b" else node for node in found.nodes]
     stale = {**found.answers["node-b"], "status": {**found.answers["node-b"]["status"], "policy_state": "stale"}}

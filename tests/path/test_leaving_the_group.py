@@ -354,7 +354,7 @@ async def test_a_service_without_a_check_is_never_asked_and_nobody_else_can_ask(
         serving = await t.serve(checked)
         asked: list[str] = []
         for node in nodes(t):
-            node.inbound.stray = lambda session, number, fail, node=node: asked.append(node.own.node)
+            node.inbound.stray = (lambda *answer, node=node: asked.append(node.own.node),)
         await t.advance(14.0)
 
         assert asked == [node_of(t, serving).own.node] * 2

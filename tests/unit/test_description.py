@@ -73,7 +73,7 @@ def no_meter(side: str, service: str, method: str, caller: str) -> Meter:
 
 
 def announcement(node: str, offers: Any) -> Announcement:
-    return Announcement("test", node, b"", "boot", 1, 1, 0, 1, b"", b"", tuple(offers), False)
+    return Announcement("test", node, b"", "boot", 1, 1, 0, 1, b"", b"", tuple(offers), False, "0.1.0")
 
 
 def test_a_followed_service_is_told_as_this_agent_sees_it() -> None:

@@ -70,6 +70,7 @@ THIRD_PARTY = {
         "agent/follow.py",
         "agent/micro.py",
         "agent/orders.py",
+        "agent/schemas.py",
         "control",
         "cli",
     },

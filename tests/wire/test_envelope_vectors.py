@@ -67,7 +67,7 @@ def documents() -> dict[str, bytes]:
     )
     lease = (AT_US - 5_000_000, 7, AT_US, AT_US + 15_000_000)
     key = EpochKey(EPOCHS[SENDER]).public
-    said = Announcement(MESH, SENDER, chain, "b1", *lease, key, b"", (offer,), False)
+    said = Announcement(MESH, SENDER, chain, "b1", *lease, key, b"", (offer,), False, "0.1.0")
     return {"delegation": delegation, "chain": chain, "announcement": encode_announcement(said, NODE)}
 
 

@@ -25,7 +25,7 @@ KEY, PREVIOUS = EpochKey(b"e" * 32).public, EpochKey(b"p" * 32).public
 def word(world: World, **changed: object) -> Announcement:
     chain = world.own("a").chain
     times = (START_US, 1, START_US, START_US + 15_000_000)
-    return Announcement("demo", "a", chain, "b1", *times, KEY, b"", (OFFER,), False)._replace(**changed)
+    return Announcement("demo", "a", chain, "b1", *times, KEY, b"", (OFFER,), False, "0.1.0")._replace(**changed)
 
 
 def heard(world: World, said: Announcement) -> Announcement:
@@ -64,6 +64,7 @@ WRONG = {
     "expires_us": START_US,
     "key": bytes(32),
     "previous": bytes(32),
+    "version": "1\n2",
 }
 
 

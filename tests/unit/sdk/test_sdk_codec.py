@@ -1,4 +1,5 @@
 import enum
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -287,6 +288,24 @@ def test_the_schema_changes_with_a_model() -> None:
         sku: str
 
     assert schema(Item) == schema(Item) != schema(Other)
+
+
+def test_the_schema_is_that_of_json_with_a_word_for_what_json_has_not() -> None:
+    class Two(Service, name="two"):
+        @rpc
+        async def take(self, item: Item, count: int | None = None, raw: bytes = b"", more: Any = None) -> list[str]:
+            raise NotImplementedError
+
+    found = json.loads(codec(Two.take).schema())
+
+    assert found["parameters"]["required"] == ["item"]
+    assert found["parameters"]["properties"] == {
+        "item": Item.model_json_schema(),
+        "count": {"anyOf": [{"type": "null"}, {"type": "integer"}]},
+        "raw": {"type": "string", "format": "binary"},
+        "more": {},
+    }
+    assert found["result"] == {"type": "array", "items": {"type": "string"}}
 
 
 def test_deep_nesting_is_refused_not_crashed_on() -> None:

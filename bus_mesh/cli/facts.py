@@ -1,0 +1,53 @@
+"""What several commands find out of the whole mesh: every agent, the policy agent, and what nodes announce."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from bus_mesh.cli.judgement import Facts
+
+if TYPE_CHECKING:
+    from bus_mesh_sdk import Mesh
+
+    from bus_mesh.cli.operator import Operator
+    from bus_mesh.cli.order import Orderer
+
+__all__ = ["gathered"]
+
+
+async def gathered(mesh: "Mesh", signer: "Operator | None", *, patience: float | None = None) -> Facts:
+    """Return what is found; nodes answer an operator alone, so without one nobody is asked.
+
+    An agent that has just started may need `patience` seconds to hear of a policy agent.
+    """
+    from bus_mesh import clock
+    from bus_mesh.cli.ask import ask
+    from bus_mesh.cli.operator import HEARD_SECONDS, control
+    from bus_mesh.cli.order import Orderer
+    from bus_mesh.cli.problem import Problem
+    from bus_mesh.cli.views import PATIENCE
+    from bus_mesh.protocol.errors import MeshError
+
+    answers: dict[str, dict[str, Any]] = {}
+    ahead: dict[str, int] = {}
+    silent: dict[str, str] = {}
+    orderer = await Orderer.open(mesh, signer) if signer is not None else None
+    nodes: list[dict[str, Any]] = await (orderer.nodes() if orderer is not None else ask(mesh, "nodes"))
+
+    async def one(node: str, asking: "Orderer") -> None:
+        asked = clock.wall_us()
+        try:
+            answers[node] = await asking.ask(node, "stats", {}, timeout=PATIENCE)
+        except (Problem, MeshError) as error:
+            silent[node] = error.what if isinstance(error, Problem) else error.message
+            return
+        ahead[node] = answers[node]["wall_us"] - (asked + clock.wall_us()) // 2
+
+    if orderer is not None:
+        await asyncio.gather(*(one(node["node"], orderer) for node in nodes))
+    policy, why = None, ""
+    try:
+        policy = await control(mesh, "acks", {}, patience=HEARD_SECONDS if patience is None else patience)
+    except (Problem, MeshError) as error:
+        why = error.what if isinstance(error, Problem) else error.message
+    own, instances = await ask(mesh, "status"), await ask(mesh, "instances")
+    return Facts(clock.wall_us(), own, nodes, instances, answers, ahead, silent, policy, why)
