@@ -30,10 +30,11 @@ bench: .venv/.ready         ## what gates cost, and calls through two agents bes
 bench-signed: .venv/.ready   ## what signing calls and keeping receipts costs beside sealing them; no floor
 	$(BIN)/python -m benchmarks.signed
 
-live: .venv/.ready          ## the tests with real processes, N times
+live: .venv/.ready          ## the tests with real processes, N times: as in `make test`, some at a time, then the others
 	@for round in $$(seq $(N)); do \
 		echo "round $$round of $(N)"; \
-		$(BIN)/python -m pytest -q tests/live || exit 1; \
+		$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not alone" tests/live || exit 1; \
+		$(BIN)/python -m pytest -q -m alone tests/live || exit 1; \
 	done
 
 bench-memory: .venv/.ready  ## what two agents hold while a million calls go through them; exit 1 when it grows

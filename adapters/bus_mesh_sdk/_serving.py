@@ -277,7 +277,7 @@ class Serving:
                 call.late(0.0)
             if call.why is not None:
                 raise call.why
-            call.task = asyncio.current_task()
+            call.task = asyncio.current_task(self._loop)  # named, or it costs a system call
             arguments = codec.arguments(call.payload)
             call.payload = b""  # what a handler starts may hold on to the call for long
             call.began = not blocks
