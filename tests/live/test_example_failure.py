@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "examples" / "03_failure" / "README.md").read_text()
 FENCE = re.compile(r"^```sh (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 END = re.compile(r"^<<(\d+)>>$")
+PATIENCE = 30.0
+"""Seconds that a command may say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +102,11 @@ class Section:
 
     def _line(self) -> str:
         assert self._shell.stdout is not None
+        late = threading.Timer(PATIENCE, os.killpg, (self._shell.pid, signal.SIGKILL))
+        late.start()
         line = self._shell.stdout.readline()
-        assert line, f"the shell ended: {''.join(self._said)}"
+        late.cancel()
+        assert line, f"the shell ended, or said nothing for {PATIENCE:g} s, after: {''.join(self._said)}"
         self._said.append(line)
         return line
 
