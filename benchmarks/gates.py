@@ -2,7 +2,8 @@
 
 First each gate by itself, on the way of a call that succeeds: `enter` and `leave` in a loop, the loop itself taken off,
 the best of several runs. Then whole calls, 64 at once through two agents, with all that policy has on by default beside
-the same with it off, in turn. Exit 1 when a floor is missed.
+the same with it off, in turn. What metrics cost is the two gates that measure, of the processor time of a whole call.
+Exit 1 when a floor is missed.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ OURS = frozenset(("Mirror", "Inject", "Retry", "Balance", "Breaker", "Rate", "Li
 GATE_US = 1.0
 PICK_US = 3.0
 RATE = 0.9
+METRICS = 0.05
 LOOPS, RUNS = 20_000, 9
 
 
@@ -163,24 +165,32 @@ def pick_us(instances: int = 1000) -> float:
     return best_us(work)
 
 
-async def rates(rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return calls per second of each round, with everything on and with everything off."""
+async def rates(rounds: int, seconds: float) -> tuple[dict[str, list[float]], float]:
+    """Return calls per second of each round, with everything on and with everything off.
+
+    And the µs of processor time, of all processes, that a call takes with everything off.
+    """
     found: dict[str, list[float]] = {"echo": [], "echo-bare": []}
+    spent = []
     with tempfile.TemporaryDirectory(prefix="busmesh-bench-") as folder:
         async with Stage(Path(folder)) as stage:
             for number in range(rounds):
                 for service in list(found)[:: 1 if number % 2 else -1]:
+                    before = sum(stage.cpu().values())
                     row = await asyncio.to_thread(
                         stage.client, "call", stage.socket("node-a"), service, "64", str(seconds)
                     )
                     found[service].append(row["rate"])
-    return found
+                    if service == "echo-bare":
+                        spent.append((sum(stage.cpu().values()) - before) / row["calls"] * 1e6 + row["cpu_us"])
+    return found, statistics.median(spent)
 
 
 def main(rounds: int, seconds: float) -> int:
     good = True
     print(f"{'SIDE':<9} {'GATE':<24} {'US':>6}  RESULT")
-    for side, name, us in table():
+    rows = table()
+    for side, name, us in rows:
         ours = name.partition(" ")[0] in OURS
         held = us <= GATE_US + PICK_US * (name == "Balance (least_request)")  # with a choice of an instance in it
         good &= held or not ours
@@ -188,11 +198,16 @@ def main(rounds: int, seconds: float) -> int:
     us = pick_us()
     good &= us <= PICK_US
     print(f"\nleast_request among 1,000 instances: {us:.2f} us a choice (<= {PICK_US:g}): {_word(us <= PICK_US)}")
-    found = asyncio.run(rates(rounds, seconds))
+    found, whole = asyncio.run(rates(rounds, seconds))
     ratio = statistics.median(on / off for on, off in zip(found["echo"], found["echo-bare"], strict=True))
     on, off = (statistics.median(found[name]) for name in ("echo", "echo-bare"))
     good &= ratio >= RATE
     print(f"64 at once: {on:.0f} calls/s with it on, {off:.0f} off: {ratio:.3f} (>= {RATE:g}): {_word(ratio >= RATE)}")
+    metrics = sum(us for _, name, us in rows if name == "Measure")
+    part = metrics / whole
+    good &= part <= METRICS
+    word = _word(part <= METRICS)
+    print(f"metrics: {metrics:.2f} of the {whole:.0f} us of a call, {part:.1%} (<= {METRICS:.0%}): {word}")
     return 0 if good else 1
 
 
