@@ -24,13 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let the hundreds of processes started here find each module compiled, as a user's do.
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the hundreds of processes started here run as a user's do.
 
     Where the environment forbids Python to write bytecode, each of them would compile all of bus_mesh again, a fourth
-    of its start. So it is written once, to a folder of this run: nothing appears beside the sources.
+    of its start. So it is written once, to a folder of this run: nothing appears beside the sources. Where it wants
+    output unbuffered, `print` writes a line and its end apart, and the lines of processes that share a pipe run
+    together: one in three, with three that print at once.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONUNBUFFERED", raising=False)
         if os.environ.get("PYTHONDONTWRITEBYTECODE"):
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
@@ -55,7 +58,7 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def all_processes_stopped(bytecode: None) -> Iterator[None]:
+def all_processes_stopped(interpreter: None) -> Iterator[None]:
     """Fail the run when anything is left of what was started in it."""
     before = psutil.Process().children(recursive=True)
     yield
