@@ -49,8 +49,8 @@ class Schemas:
 
         Raises NotFound where nobody here serves it, FailedPrecondition or Unavailable for an app that does not say it.
         """
-        service = names.service_name(arguments.get("service", ""))
-        name = names.method_name(arguments.get("method", ""))
+        service = names.service_name(str(arguments.get("service", "")))
+        name = names.method_name(str(arguments.get("method", "")))
         here = [one for one in self._instances.values() if one.service == service and name in one.methods]
         if not here:
             raise NotFound(f"nobody on this node serves {service}/{name}", ran=Ran.NO)

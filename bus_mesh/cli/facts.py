@@ -46,7 +46,7 @@ async def gathered(mesh: "Mesh", signer: "Operator | None", *, patience: float |
         await asyncio.gather(*(one(node["node"], orderer) for node in nodes))
     policy, why = None, ""
     try:
-        policy = await control(mesh, "acks", {}, patience=HEARD_SECONDS if patience is None else patience)
+        policy = await control(mesh, "acks", {}, HEARD_SECONDS if patience is None else patience, PATIENCE)
     except (Problem, MeshError) as error:
         why = error.what if isinstance(error, Problem) else error.message
     own, instances = await ask(mesh, "status"), await ask(mesh, "instances")

@@ -134,5 +134,5 @@ _BAD: Final = ("full", "unwell")
 
 def hours(us: int) -> str:
     """Return a span of microseconds in words."""
-    hours = us / 3_600_000_000
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
+    count = us / 3_600_000_000
+    return f"{count:.1f} h" if count < 48 else f"{count / 24:.0f} days"

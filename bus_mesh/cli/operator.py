@@ -74,14 +74,21 @@ class Operator:
         )
 
 
-async def control(mesh: "Mesh", verb: str, arguments: dict[str, Any], patience: float = HEARD_SECONDS) -> Any:
+async def control(
+    mesh: "Mesh",
+    verb: str,
+    arguments: dict[str, Any],
+    patience: float = HEARD_SECONDS,
+    timeout: float = ASK_SECONDS,
+) -> Any:
     """Return what the policy agent answers to a request, passed on by this node's agent.
 
-    An agent that has just started may not have heard of one yet: it has `patience` seconds for that.
+    An agent that has just started may not have heard of one yet: it has `patience` seconds for that. The policy agent
+    has `timeout` seconds for its answer.
     """
     await _heard(mesh, patience)
     asked = {"verb": verb, "payload": msgpack.packb(arguments)}
-    answer = await mesh.call(OWN_SERVICE, "control", asked, timeout=ASK_SECONDS)
+    answer = await mesh.call(OWN_SERVICE, "control", asked, timeout=timeout)
     return msgpack.unpackb(answer)
 
 

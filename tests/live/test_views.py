@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,34 @@ def test_who_is_no_operator_is_told_so(shop: Up, tmp_path: Path) -> None:
 
     assert done.returncode != 0
     assert "holds no operator" in done.stderr
+
+
+def test_without_an_operator_status_shows_what_nodes_announce(shop: Up, tmp_path: Path) -> None:
+    done = shop.busmesh("status", "-o", "json", "--home", str(tmp_path))
+
+    own, other = json.loads(done.stdout)["nodes"]
+    assert done.returncode == 0, done.stderr
+    assert "holds no operator" in done.stderr
+    assert (own["bus"], own["state"], own["policy"]) == ("connected", "up", 1)
+    assert (other["bus"], other["state"], other["policy"], other["inflight"]) == (None, "up", 1, None)
+
+
+def test_a_policy_agent_that_stands_still_keeps_status_waiting_for_three_seconds_and_is_named(shop: Up) -> None:
+    of_up = psutil.Process(shop.ready["nodes"]["node-a"]["pid"]).parent()
+    assert of_up is not None
+    (agent,) = [child for child in of_up.children() if "policy-agent" in child.cmdline()]
+    agent.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        done = shop.busmesh("status", "-o", "json")
+    finally:
+        agent.send_signal(signal.SIGCONT)
+
+    assert time.monotonic() - began < 12.0  # it would be over 15 if it waited as those do who change something
+    found = json.loads(done.stdout)
+    assert found["policy"] is None
+    assert "did not answer within 3 s" in found["why"]
+    assert [row["state"] for row in found["nodes"]] == ["up", "up"]
 
 
 def test_on_a_narrow_terminal_no_line_is_longer_than_it_is_wide(shop: Up) -> None:
