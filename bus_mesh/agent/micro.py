@@ -97,7 +97,7 @@ class Micro:
                     f"{instance.service}/{method} takes sealed calls only: policy does not expose it to plain clients"
                 )
                 headers = {micro.ERROR: text, micro.ERROR_CODE: "401"}
-                self._bus.answer(reply, headers, b"")
+                self._bus.publish_headed(reply, headers, b"")
             return
         try:
             if self._under_way >= AT_ONCE:
@@ -123,15 +123,15 @@ class Micro:
         except Exception as error:  # what an app made of its answer is its own affair
             self._fail(caller.reply, Outcome.refusal(InvalidArgument(f"the answer is no JSON: {error}", ran=Ran.YES)))
             return
-        if not self._bus.answer(caller.reply, {}, answer):
+        if not self._bus.publish_headed(caller.reply, {}, answer):
             text = f"the answer has {len(answer)} bytes, or the bus is clogged"
-            self._bus.answer(caller.reply, micro.failure(Code.RESOURCE_EXHAUSTED, text), b"")
+            self._bus.publish_headed(caller.reply, micro.failure(Code.RESOURCE_EXHAUSTED, text), b"")
 
     def _fail(self, reply: str, outcome: Outcome) -> None:
         fail = outcome.fail
         assert fail is not None
         body = {"code": Code(fail.code).name, "reason": fail.reason, "message": fail.message, "ran": str(outcome.ran)}
-        self._bus.answer(reply, micro.failure(fail.code, fail.message), json.dumps(body).encode())
+        self._bus.publish_headed(reply, micro.failure(fail.code, fail.message), json.dumps(body).encode())
 
     def _served(self, instance: Instance) -> micro.Served:
         root = f"{self._subjects.root}.rpc.{instance.service}."

@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 __all__ = [
     "BACKLOG_LIMIT",
@@ -28,9 +28,11 @@ __all__ = [
     "BusState",
     "BusUnreachable",
     "Handler",
+    "HeadedHandler",
     "Stated",
     "Subscription",
     "headed",
+    "headers_of",
 ]
 
 Handler = Callable[[str, str, bytes, int], None]
@@ -39,6 +41,11 @@ Handler = Callable[[str, str, bytes, int], None]
 Synchronous. It must not raise: what it raises is logged and counted, and the next message is handed over. A status can
 be forged by whoever may publish to that subject, so only heed it where nobody may.
 """
+
+T = TypeVar("T")
+
+HeadedHandler = Callable[[str, Mapping[str, str], bytes, int], None]
+"""What takes a message with its headers: subject, headers, data, status. As Handler else."""
 
 BACKLOG_LIMIT: Final = 4 * 1024 * 1024
 """Bytes waiting to be sent over which nothing more is taken: the broker has stopped reading."""
@@ -121,10 +128,10 @@ class Bus(Protocol):
         Raises ValueError for a subject that is empty or holds a blank.
         """
 
-    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
-        """Send an answer with headers of NATS to a plain client; as `publish` does.
+    def publish_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str = "") -> bool:
+        """Send a message with headers of NATS, which plain clients and services know; as `publish` does.
 
-        Line ends in a value become blanks. Headers of what comes are dropped.
+        Line ends in a value become blanks.
         """
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
@@ -133,8 +140,11 @@ class Bus(Protocol):
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected.
 
-        Raises ValueError for a subject that is no pattern.
+        Their headers are dropped. Raises ValueError for a subject that is no pattern.
         """
+
+    async def subscribe_headed(self, subject: str, handler: HeadedHandler) -> Subscription:
+        """Have messages handled with their headers; as `subscribe` does."""
 
     def on_state(self, callback: Callable[[BusState], None]) -> None:
         """Have every change of state told; synchronous, in the order of the changes."""
@@ -153,6 +163,19 @@ def headed(headers: Mapping[str, str]) -> bytes:
     """Return headers as NATS writes them before the data."""
     lines = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items())
     return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def headers_of(block: bytes) -> dict[str, str]:
+    """Return the headers that stand before the data, the first of each name; what is no header is left out.
+
+    Whoever may publish there writes them, so that nothing in them is believed.
+    """
+    found: dict[str, str] = {}
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.decode(errors="replace").partition(":")
+        if colon:
+            found.setdefault(name.strip(), value.strip())
+    return found
 
 
 class Stated:
@@ -201,10 +224,10 @@ class Stated:
             except Exception:
                 _log.exception("a watcher of the bus failed on %s", state.value)
 
-    def _handle(self, handler: Handler, subject: str, reply: str, data: bytes, status: int) -> None:
+    def _handle(self, handler: Callable[[str, T, bytes, int], None], subject: str, said: T, data: bytes, n: int) -> None:
         """Hand a message over; whatever the handler does, the next one will be too."""
         try:
-            handler(subject, reply, data, status)
+            handler(subject, said, data, n)
         except Exception:
             self.handler_errors += 1
             _log.exception("the handler of %s failed", subject)

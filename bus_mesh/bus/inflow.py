@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from bus_mesh.bus.contract import NO_RESPONDERS
-
 _MSG: Final = b"MSG "
 _HMSG: Final = b"HMSG "
 _END: Final = b"\r\n"
@@ -31,7 +29,10 @@ class Taking(Protocol):
     """Who takes the messages of a subscription."""
 
     def take(self, subject: str, reply: str, data: bytes, status: int) -> None:
-        """Take one; `status` is 503 for the broker's word that nobody subscribes, else 0."""
+        """Take one without headers; `status` is 0."""
+
+    def take_headed(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
+        """Take one with headers: a plain client's, or the broker's word that nobody subscribes."""
 
 
 class Inflow(asyncio.Protocol):
@@ -99,8 +100,10 @@ class Inflow(asyncio.Protocol):
             subject, reply = words[1].decode(), words[3].decode() if len(words) == 6 - plain else ""
         except UnicodeDecodeError:
             return stop  # names are ASCII: nobody of ours sent this
-        nobody = not plain and data.startswith(NOBODY, body)
-        sink.take(subject, reply, data[start : stop - 2], NO_RESPONDERS if nobody else 0)
+        if plain:
+            sink.take(subject, reply, data[start : stop - 2], 0)
+        else:
+            sink.take_headed(subject, reply, data[start : stop - 2], data[body:start])
         return stop
 
     def _leave(self, data: bytes, at: int, stop: int) -> int:

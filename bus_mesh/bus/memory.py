@@ -19,8 +19,10 @@ from bus_mesh.bus.contract import (
     SUBJECT_LIMIT,
     BusState,
     Handler,
+    HeadedHandler,
     Stated,
     headed,
+    headers_of,
 )
 from bus_mesh.bus.pattern import check_pattern, check_subject, is_literal, matches
 
@@ -175,13 +177,16 @@ class MemoryBroker:
 class MemorySubscription:
     """A subscription to a MemoryBroker."""
 
-    def __init__(self, bus: "MemoryBus", subject: str, handler: Handler, queue: str) -> None:
+    def __init__(
+        self, bus: "MemoryBus", subject: str, handler: Handler | None, queue: str, headed: HeadedHandler | None = None
+    ) -> None:
         check_pattern(subject)
         self.bus = bus
         self.subject = subject
         self.queue = queue
         self.literal = is_literal(subject)
-        self.handler: Handler | None = handler
+        self.handler = handler
+        self.headed = headed
 
     def __repr__(self) -> str:
         group = f" in {self.queue}" if self.queue else ""
@@ -193,12 +198,12 @@ class MemorySubscription:
             await self.bus.broker._awake.wait()
         self.bus.broker._remove(self)
         await self.bus._caught_up()
-        self.handler = None
+        self.handler = self.headed = None
 
     async def unsubscribe(self) -> None:
         """End it now; what is delivered but not handled is thrown away."""
         self.bus.broker._remove(self)
-        self.handler = None
+        self.handler = self.headed = None
 
 
 class MemoryBus(Stated):
@@ -229,12 +234,14 @@ class MemoryBus(Stated):
         self.broker._take(self, Message(subject, reply, data))
         return True
 
-    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
-        """Send an answer with headers, which `tap` shows, or return False and send nothing."""
+    def publish_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str = "") -> bool:
+        """Send a message with headers, or return False and send nothing."""
         if self.state is not BusState.CONNECTED or self.backlog > BACKLOG_LIMIT or len(data) > self.max_payload:
             return False
         check_subject(subject)
-        self.broker._take(self, Message(subject, "", data, headed(headers)))
+        if reply:
+            check_subject(reply)
+        self.broker._take(self, Message(subject, reply, data, headed(headers)))
         return True
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
@@ -243,7 +250,13 @@ class MemoryBus(Stated):
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> MemorySubscription:
         """Have messages handled, from now on."""
-        subscription = MemorySubscription(self, subject, handler, queue)
+        return await self._subscribe(MemorySubscription(self, subject, handler, queue))
+
+    async def subscribe_headed(self, subject: str, handler: HeadedHandler) -> MemorySubscription:
+        """Have messages handled with their headers, from now on."""
+        return await self._subscribe(MemorySubscription(self, subject, None, "", handler))
+
+    async def _subscribe(self, subscription: MemorySubscription) -> MemorySubscription:
         if self.state is BusState.CONNECTED:
             await self.broker._awake.wait()
         self.broker._add(subscription)
@@ -276,9 +289,11 @@ class MemoryBus(Stated):
     def _deliver(self) -> None:
         """Handle what is there; what handlers send each other comes in a later turn of the loop."""
         inbox, self._inbox = self._inbox, []
-        for subscription, (subject, reply, data, _), status in inbox:
+        for subscription, (subject, reply, data, headers), status in inbox:
             if subscription.handler is not None:
                 self._handle(subscription.handler, subject, reply, data, status)
+            elif subscription.headed is not None:
+                self._handle(subscription.headed, subject, headers_of(headers), data, status)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

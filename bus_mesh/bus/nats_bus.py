@@ -21,8 +21,8 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from bus_mesh.bus import backoff
 from bus_mesh.bus.access import Access
-from bus_mesh.bus.contract import BACKLOG_LIMIT, SUBJECT_LIMIT, BusState, Handler, Stated
-from bus_mesh.bus.nats_connection import NEVER, Connection, Sink
+from bus_mesh.bus.contract import BACKLOG_LIMIT, SUBJECT_LIMIT, BusState, Handler, HeadedHandler, Stated
+from bus_mesh.bus.nats_connection import NEVER, Connection, HeadedSink, Sink
 from bus_mesh.bus.pattern import check_pattern, check_subject
 
 __all__ = ["NatsBus"]
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 class _Subscription:
     """A subscription that is made anew on every connection."""
 
-    def __init__(self, bus: "NatsBus", subject: str, handler: Handler, queue: str) -> None:
+    def __init__(self, bus: "NatsBus", subject: str, sink: Sink | HeadedSink, queue: str) -> None:
         check_pattern(subject)
         if queue:
             check_subject(queue)
@@ -52,7 +52,7 @@ class _Subscription:
         self.queue = queue
         self.connection: Connection | None = None
         self._bus = bus
-        self._sink = Sink(bus._handle, handler)
+        self._sink = sink
         self._made: NatsSubscription | None = None
         self._ending = False
 
@@ -146,14 +146,14 @@ class NatsBus(Stated):
         """Send a message, or return False and send nothing: not connected, clogged, or too large."""
         return self.publish_all(((subject, data, reply),))[0]
 
-    def answer(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
-        """Send an answer with headers of NATS, or return False and send nothing."""
-        connection = self._connection
+    def publish_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str = "") -> bool:
+        """Send a message with headers of NATS, or return False and send nothing."""
+        connection, names = self._connection, subject + reply
         if connection is None or connection.backlog > BACKLOG_LIMIT or len(data) > self.max_payload - _HEADERS:
             return False
-        if not subject or " " in subject or not subject.isprintable() or len(subject) > SUBJECT_LIMIT:
-            raise ValueError(f"{subject!r} is not a subject: it is empty or holds a blank")
-        return connection.send_headed(subject, headers, data)
+        if not subject or " " in names or not names.isprintable() or len(names) > SUBJECT_LIMIT:
+            raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank")
+        return connection.send_headed(subject, headers, data, reply)
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
         """Send several in one write, and say of each what `publish` would."""
@@ -175,7 +175,13 @@ class NatsBus(Stated):
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> _Subscription:
         """Have messages handled, and return once the broker knows; at once, and made later, when not connected."""
-        subscription = _Subscription(self, subject, handler, queue)
+        return await self._subscribe(_Subscription(self, subject, Sink(self._handle, handler), queue))
+
+    async def subscribe_headed(self, subject: str, handler: HeadedHandler) -> _Subscription:
+        """Have messages handled with their headers; as `subscribe` does."""
+        return await self._subscribe(_Subscription(self, subject, HeadedSink(self._handle, handler), ""))
+
+    async def _subscribe(self, subscription: _Subscription) -> _Subscription:
         self._subscriptions.append(subscription)
         connection = self._connection
         if connection is not None:

@@ -9,12 +9,12 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bus_mesh.bus.contract import NO_RESPONDERS, Handler, headed
+from bus_mesh.bus.contract import NO_RESPONDERS, Handler, HeadedHandler, headed, headers_of
 from bus_mesh.bus.inflow import NOBODY, Inflow
 from bus_mesh.bus.wire import Wire
 from bus_mesh.clock import monotonic
 
-__all__ = ["NEVER", "Connection", "Sink"]
+__all__ = ["NEVER", "Connection", "HeadedSink", "Sink"]
 
 NEVER: Final = 24 * 3600
 """A timeout in seconds that nats-py must not use: what it cancels in it ends the connection."""
@@ -39,10 +39,52 @@ class Sink:
         if self.handler is not None:
             self._handle(self.handler, subject, reply, data, status)
 
+    def take_headed(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
+        """Hand over one that came with headers, without them."""
+        self.take(subject, reply, data, _status(headers))
+
     async def take_message(self, message: Msg) -> None:
         """The same in nats-py's own way."""
-        nobody = (message.headers or {}).get("Status") == str(NO_RESPONDERS)
-        self.take(message.subject, message.reply, message.data, NO_RESPONDERS if nobody else 0)
+        self.take_headed(message.subject, message.reply, message.data, _block(message))
+
+
+class HeadedSink:
+    """Where messages go with their headers."""
+
+    __slots__ = ("_handle", "handler")
+
+    def __init__(
+        self,
+        handle: Callable[[HeadedHandler, str, Mapping[str, str], bytes, int], None],
+        handler: HeadedHandler,
+    ) -> None:
+        self._handle = handle
+        self.handler: HeadedHandler | None = handler
+
+    def take(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        """Hand over one that has none."""
+        if self.handler is not None:
+            self._handle(self.handler, subject, {}, data, status)
+
+    def take_headed(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
+        """Hand over one that has some."""
+        if self.handler is not None:
+            self._handle(self.handler, subject, headers_of(headers), data, _status(headers))
+
+    async def take_message(self, message: Msg) -> None:
+        """The same in nats-py's own way."""
+        self.take_headed(message.subject, message.reply, message.data, _block(message))
+
+
+def _status(headers: bytes) -> int:
+    return NO_RESPONDERS if headers.startswith(NOBODY) else 0
+
+
+def _block(message: Msg) -> bytes:
+    """Return headers as they came: nats-py makes a map of them, and of the broker's status one of its entries."""
+    said = dict(message.headers or {})
+    nobody = said.pop("Status", None) == str(NO_RESPONDERS)
+    return NOBODY if nobody else headed(said)
 
 
 class Connection(Client):
@@ -51,7 +93,7 @@ class Connection(Client):
     def __init__(self) -> None:
         super().__init__()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.sinks: dict[int, Sink] = {}
+        self.sinks: dict[int, Sink | HeadedSink] = {}
         self.wire: Wire | None = None
         self._asking: set[asyncio.Task[Any]] = set()
         self._look_seconds = _LOOK_SECONDS
@@ -85,7 +127,7 @@ class Connection(Client):
             names = subject.decode(), reply.decode()
         except UnicodeDecodeError:
             return  # names are ASCII: nobody of ours sent this
-        sink.take(*names, data, NO_RESPONDERS if headers and headers.startswith(NOBODY) else 0)
+        sink.take_headed(*names, data, headers or b"")
 
     async def ask(self, question: Coroutine[Any, Any, _T], timeout: float) -> _T:
         """Return the answer; raise TimeoutError, or ConnectionClosedError as soon as the connection is lost.
@@ -179,15 +221,15 @@ class Connection(Client):
         self.lose()
         return False
 
-    def send_headed(self, subject: str, headers: Mapping[str, str], data: bytes) -> bool:
+    def send_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str) -> bool:
         """Publish with headers, without waiting; False when it was not taken."""
         if not self.is_connected:
             self.lose()
             return False
         if self.wire is not None:
-            return self.wire.publish_headed(subject, headed(headers), data) or self._gone()
+            return self.wire.publish_headed(subject, headed(headers), data, reply) or self._gone()
         plain = {name: " ".join(value.split()) for name, value in headers.items()}
-        publishing = self.publish(subject, data, headers=plain)
+        publishing = self.publish(subject, data, reply, headers=plain)
         with contextlib.suppress(StopIteration):
             publishing.send(None)
         publishing.close()

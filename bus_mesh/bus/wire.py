@@ -36,9 +36,10 @@ class Wire:
             parts += (head.encode(), data, b"\r\n")
         return self._write(b"".join(parts))
 
-    def publish_headed(self, subject: str, headers: bytes, data: bytes) -> bool:
+    def publish_headed(self, subject: str, headers: bytes, data: bytes, reply: str) -> bool:
         """Write one message with headers; False when the socket is closing."""
-        head = f"HPUB {subject} {len(headers)} {len(headers) + len(data)}\r\n"
+        names = f"{subject} {reply}" if reply else subject
+        head = f"HPUB {names} {len(headers)} {len(headers) + len(data)}\r\n"
         return self._write(b"".join((head.encode(), headers, data, b"\r\n")))
 
     def _write(self, data: bytes) -> bool:

@@ -12,9 +12,14 @@ from bus_mesh.protocol.errors import InvalidName
 _DASHED: Final = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 _METHOD: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _TOKEN: Final = re.compile(r"[a-z0-9-]{1,95}", re.ASCII)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 _DASHED_RULE: Final = "a lower-case letter, then up to 62 of a-z 0-9 -"
 _METHOD_RULE: Final = "a lower-case letter, then up to 62 of a-z 0-9 _"
+_PLAIN_RULE: Final = "1 to 64 of a-z A-Z 0-9 _ -"
+
+MICRO: Final = "micro:"
+"""What the name of a plain service of NATS begins with, which is no part of the mesh; its own name follows."""
 
 HEALTH: Final = "_health"
 """How an agent asks an instance whether it is well. No method can be named so: nobody else can ask."""
@@ -37,6 +42,23 @@ def is_node(text: str) -> bool:
     return _DASHED.fullmatch(text) is not None
 
 
+def is_plain(text: str) -> bool:
+    """Tell whether `text` may name a plain service of NATS, `micro:` and its own name (ADR-32)."""
+    return text.startswith(MICRO) and is_endpoint(text[len(MICRO) :])
+
+
+def is_endpoint(text: str) -> bool:
+    """Tell whether `text` may name an endpoint of a plain service of NATS."""
+    return _PLAIN.fullmatch(text) is not None
+
+
+def is_call(service: str, method: str) -> bool:
+    """Tell whether the two may name what is called: a method of a service, or an endpoint of a plain one."""
+    if service.startswith(MICRO):
+        return is_plain(service) and is_endpoint(method)
+    return is_service(service) and is_method(method)
+
+
 def is_token(text: str) -> bool:
     """Tell whether `text` may stand for an instance, a boot or a request inside a subject."""
     return _TOKEN.fullmatch(text) is not None
@@ -54,6 +76,17 @@ def method_name(text: str) -> str:
     if not is_method(text):
         raise InvalidName("method", text, _METHOD_RULE)
     return text
+
+
+def called(service: str, method: str) -> str:
+    """Return `service.method` for messages, or raise InvalidName for what `is_call` says no to."""
+    if service.startswith(MICRO):
+        if not is_plain(service):
+            raise InvalidName("plain service", service, f"{MICRO}, then {_PLAIN_RULE}")
+        if not is_endpoint(method):
+            raise InvalidName("endpoint", method, _PLAIN_RULE)
+        return f"{service}.{method}"
+    return f"{service_name(service)}.{method_name(method)}"
 
 
 def node_name(text: str) -> str:

@@ -39,19 +39,47 @@ async def test_a_message_arrives_as_it_was_sent(bus: Bus, other: Bus, until: Unt
     assert got.all == [("a.b", "r.1", b"\x00\xff", 0)]
 
 
-async def test_an_answer_with_headers_arrives_without_them(bus: Bus, other: Bus, until: Until) -> None:
+async def test_a_message_with_headers_arrives_without_them(bus: Bus, other: Bus, until: Until) -> None:
     got = Got()
     await other.subscribe("_INBOX.a", got)
 
-    assert bus.answer("_INBOX.a", {"Nats-Service-Error": "no\r\nX: y", "Nats-Service-Error-Code": "401"}, b"why")
-    assert bus.answer("_INBOX.a", {}, b"")
+    assert bus.publish_headed("_INBOX.a", {"Nats-Service-Error": "no\r\nX: y", "Nats-Service-Error-Code": "401"}, b"why")
+    assert bus.publish_headed("_INBOX.a", {}, b"")
     assert bus.publish("_INBOX.a", b"after")
 
     await until(lambda: len(got.all) == 3)
     assert got.all == [("_INBOX.a", "", data, 0) for data in (b"why", b"", b"after")]
     with pytest.raises(ValueError, match=r"not a subject|blank"):
-        bus.answer("a b", {}, b"")
-    assert not bus.answer("_INBOX.a", {}, bytes(bus.max_payload + 1))
+        bus.publish_headed("a b", {}, b"")
+    assert not bus.publish_headed("_INBOX.a", {}, bytes(bus.max_payload + 1))
+
+
+async def test_headers_are_there_for_who_asks_for_them(bus: Bus, other: Bus, until: Until) -> None:
+    heard: list[tuple[str, dict[str, str], bytes, int]] = []
+    await other.subscribe_headed("_INBOX.a", lambda subject, said, *rest: heard.append((subject, dict(said), *rest)))
+    got = Got()
+    await other.subscribe("asked", got)
+
+    assert bus.publish_headed("_INBOX.a", {"Code": "401", "Why": "a: b\r\nCode: 1", "Who": "\u00e9"}, b"x")
+    assert bus.publish("_INBOX.a", b"y")
+    assert bus.publish_headed("asked", {"traceparent": "00"}, b"z", "_INBOX.r")
+    await until(lambda: len(heard) == 2 and len(got.all) == 1)
+
+    said = {"Code": "401", "Why": "a: b Code: 1", "Who": "\u00e9"}
+    assert heard == [("_INBOX.a", said, b"x", 0), ("_INBOX.a", {}, b"y", 0)]
+    assert got.all == [("asked", "_INBOX.r", b"z", 0)]
+
+
+async def test_who_asks_for_headers_hears_that_nobody_is_there(bus: Bus, until: Until) -> None:
+    heard: list[int] = []
+    subscription = await bus.subscribe_headed("_INBOX.a", lambda subject, said, data, status: heard.append(status))
+
+    bus.publish_headed("nobody", {"traceparent": "00"}, b"", "_INBOX.a")
+    bus.publish("nobody", b"", "_INBOX.a")
+    await until(lambda: len(heard) == 2)
+    await subscription.unsubscribe()
+
+    assert heard == [503, 503]
 
 
 async def test_a_bus_hears_itself_but_never_within_publish(bus: Bus, until: Until) -> None:

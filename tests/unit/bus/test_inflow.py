@@ -8,16 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus_mesh.bus.inflow import LONGEST_LINE, Inflow
+from bus_mesh.bus.nats_connection import Sink
 
 Took = tuple[int, str, str, bytes, int]
 
 
-class Sink:
-    def __init__(self, number: int, took: list[Took]) -> None:
-        self.number, self.took = number, took
-
-    def take(self, subject: str, reply: str, data: bytes, status: int) -> None:
-        self.took.append((self.number, subject, reply, data, status))
+def sink(number: int, took: list[Took]) -> Sink:
+    return Sink(lambda handler, *said: took.append((number, *said)), lambda *said: None)
 
 
 class Behind(asyncio.Protocol):
@@ -33,7 +30,7 @@ class Rig:
         self.took: list[Took] = []
         self.behind = Behind()
         self.losses = 0
-        self.inflow = Inflow(self.behind, {number: Sink(number, self.took) for number in (1, 2)}, self.lose)
+        self.inflow = Inflow(self.behind, {number: sink(number, self.took) for number in (1, 2)}, self.lose)
 
     def lose(self) -> None:
         self.losses += 1
