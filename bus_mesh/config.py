@@ -16,6 +16,7 @@
     services:
       orders: {command: python -m shop.orders, replicas: 2, restart: always, grace: 10s}
       till: {command: python -m shop.till, ready: started, limits: {memory: 256MiB, open_files: 512}}
+    micro: {credentials: identity/outside.creds}   # apps call plain services of NATS, micro:NAME
     epoch: {rotate_every: 1h}
     drain_timeout: 30s
     log: {level: info, format: auto}
@@ -51,6 +52,7 @@ __all__ = [
     "Epoch",
     "Limits",
     "Log",
+    "Micro",
     "NodeConfig",
     "PlacedPath",
     "Program",
@@ -73,7 +75,9 @@ MAX_SOCKET_PATH: Final = 107
 """Bytes of a Unix socket's path (sun_path in unix(7), less its NUL)."""
 MAX_FILE: Final = 4 * 1024 * 1024
 """Bytes of a file of documents."""
-NEEDS_RESTART: Final = ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "epoch", "traces")
+NEEDS_RESTART: Final = frozenset(
+    ("mesh", "node", "bus", "identity", "socket", "http", "state", "labels", "epoch", "traces", "micro")
+)
 """What an agent takes up once, when it starts; the rest follows SIGHUP."""
 
 
@@ -143,6 +147,23 @@ class Bus(Document):
     tls: BusTls | None = None
 
 
+class Micro(Document):
+    """The way to plain services of NATS, which are no part of the mesh: a connection and a user of its own."""
+
+    url: Annotated[tuple[Annotated[str, AfterValidator(_bus_url)], ...], BeforeValidator(_listed)] | None = None
+    """None: where the mesh's bus is."""
+    credentials: PlacedPath | None = None
+    """Never those of `bus`: what an agent may do in the mesh is none of plain services' business."""
+    tls: BusTls | None = None
+    """None: as with the mesh's bus."""
+    inbox: Annotated[str, Field(pattern=r"^_INBOX(\.[A-Za-z0-9_-]{1,64}){1,4}\z")] | None = None
+    """What subjects begin with on which its user may hear answers; None: `_INBOX.<node>`."""
+
+    def bus(self, mesh: Bus) -> Bus:
+        """Return the settings of this connection."""
+        return Bus(url=self.url or mesh.url, credentials=self.credentials, tls=self.tls or mesh.tls)
+
+
 class App(Document):
     """Who may speak as an app: a user, a group, or whoever holds a token that this agent handed to its child."""
 
@@ -203,6 +224,7 @@ class NodeConfig(Document):
     """Seconds that calls in progress have to end before the agent leaves."""
     log: Log = Log()
     traces: Traces | None = None
+    micro: Micro | None = None
 
     @property
     def key_file(self) -> Path:
@@ -257,7 +279,11 @@ def load(path: Path, model: type[D], complete: Callable[[dict[str, Any]], None] 
 
 def changed_fields_needing_restart(old: NodeConfig, new: NodeConfig) -> list[str]:
     """Return the fields that differ and that a running agent cannot take up."""
-    changed = [field for field in NEEDS_RESTART if getattr(old, field) != getattr(new, field)]
+    changed = [
+        field
+        for field in type(old).model_fields
+        if field in NEEDS_RESTART and getattr(old, field) != getattr(new, field)
+    ]
     # Another directory is taken up; files instead of the policy agent, or the other way round, needs another start.
     source = (old.policy_dir is None) != (new.policy_dir is None)
     return [*changed, "policy_dir"] if source else changed

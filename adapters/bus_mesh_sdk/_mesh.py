@@ -222,7 +222,7 @@ class Mesh:
         idempotent: bool = False,
         named: bool = False,
     ) -> tuple[Head | None, bytes]:
-        label = f"{names.service_name(service)}.{names.method_name(method)}"
+        label = names.called(service, method)
         explicit = None if timeout is None else check_timeout(timeout)
         payload = request_of(label, params)
         return await self._link.call(service, method, payload, None, None, idempotent, _both, explicit, named)

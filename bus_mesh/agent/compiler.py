@@ -6,7 +6,7 @@ from typing import Any, Final
 from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.description import open_circuits
 from bus_mesh.agent.parts import Luck, Parts, Told
-from bus_mesh.agent.path import copied, inbound, outbound
+from bus_mesh.agent.path import copied, inbound, outbound, outward
 from bus_mesh.agent.route import Route
 from bus_mesh.balance.directory import Directory
 from bus_mesh.gates.gate import Flight, Path
@@ -14,6 +14,7 @@ from bus_mesh.gates.measure import Meter
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.traffic import Hash
+from bus_mesh.protocol.names import is_plain
 from bus_mesh.telemetry.metrics import OTHER, Metrics
 
 _OTHERS: Final = (OTHER, OTHER, OTHER)
@@ -57,7 +58,10 @@ class Compiler:
     def route(self, service: str, method: str) -> Route:
         """Return the way of the calls of this node's apps to a method, and what policy says of them."""
         policy = self.policy
-        path = outbound(self.parts, self.access, policy, self._labels, service, method)
+        if is_plain(service):
+            path = outward(self.parts, self.access, policy, service, method)
+        else:
+            path = outbound(self.parts, self.access, policy, self._labels, service, method)
         said = policy.idempotent(service, method), policy.timeout(service, method), policy.longest(service)
         way = policy.balance(service, method)
         return Route(path, *said, key=way.hash if isinstance(way, Hash) else "key")

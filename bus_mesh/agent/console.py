@@ -16,7 +16,7 @@ from bus_mesh.agent.denials import Denials
 from bus_mesh.agent.description import Row, announced, described
 from bus_mesh.agent.orders import Orders
 from bus_mesh.agent.requests import Requests
-from bus_mesh.agent.session import LocalSession, fail
+from bus_mesh.agent.session import LocalSession
 from bus_mesh.agent.watch import Watch
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
@@ -24,6 +24,7 @@ from bus_mesh.identity.keyring import Keyring, Own
 from bus_mesh.identity.keys import key_id
 from bus_mesh.policy.access import Access
 from bus_mesh.protocol import names
+from bus_mesh.protocol.call import fail
 from bus_mesh.protocol.errors import InvalidArgument, MeshError, Ran, ResourceExhausted, Unavailable, Unimplemented
 from bus_mesh.protocol.frames import Call, Kind, Method, Reply
 from bus_mesh.protocol.subjects import Subjects
@@ -120,7 +121,7 @@ class Console:
                 self._reply(session, frame, {**verdict._asdict(), "number": self._agent.access.number})
                 return
             if frame.method == "service":
-                service = names.service_name(said["service"])
+                service = names.callee_name(said["service"])
                 self._begin_to_look(session, frame, lambda seen: self._described(service, seen))
                 return
             verb, payload = names.method_name(said["verb"]), bytes(said["payload"])

@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
         if type(rate) is not int or not 1 <= rate <= HIGHEST_RATE:
             raise InvalidArgument(f"tap shows 1 to {HIGHEST_RATE} calls a second, not {rate!r:.20}", ran=Ran.NO)
         return cls(
-            names.service_name(said.get("service", "")), text["from"], text["method"], text["code"], rate, payload
+            names.callee_name(said.get("service", "")), text["from"], text["method"], text["code"], rate, payload
         )
 
 

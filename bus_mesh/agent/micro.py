@@ -8,20 +8,18 @@ Plain clients have no identity: what the broker lets them publish is all that is
 their own inboxes, below `_INBOX.`.
 """
 
-import base64
 import json
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any, Final
-
-import msgpack
+from typing import Final
 
 from bus_mesh.agent.inbound import Inbound, Instance, PlainCaller
+from bus_mesh.agent.plain_values import from_json, to_json
 from bus_mesh.agent.receive import Allowance
 from bus_mesh.bus.contract import Bus
 from bus_mesh.protocol import micro
 from bus_mesh.protocol.call import Outcome
-from bus_mesh.protocol.errors import Code, InvalidArgument, MeshError, Ran, ResourceExhausted
+from bus_mesh.protocol.errors import Code, Internal, InvalidArgument, MeshError, Ran, ResourceExhausted
 from bus_mesh.protocol.subjects import Subjects
 
 INBOX: Final = "_INBOX."
@@ -118,10 +116,9 @@ class Micro:
             self._fail(caller.reply, outcome)
             return
         try:
-            value = msgpack.unpackb(outcome.payload, strict_map_key=False, max_ext_len=0)
-            answer = json.dumps(value, default=_text).encode()
-        except Exception as error:  # what an app made of its answer is its own affair
-            self._fail(caller.reply, Outcome.refusal(InvalidArgument(f"the answer is no JSON: {error}", ran=Ran.YES)))
+            answer = to_json(outcome.payload)
+        except ValueError as error:
+            self._fail(caller.reply, Outcome.refusal(Internal(f"of the answer: {error}", ran=Ran.YES)))
             return
         if not self._bus.publish_headed(caller.reply, {}, answer):
             text = f"the answer has {len(answer)} bytes, or the bus is clogged"
@@ -149,18 +146,7 @@ def _is_inbox(reply: str) -> bool:
 def _parameters(data: bytes) -> bytes:
     """Return a JSON object as the parameters of a call; nothing at all is none."""
     try:
-        params = json.loads(data) if data.strip() else {}
-    except (ValueError, RecursionError):
-        params = None
-    if type(params) is not dict:
-        raise InvalidArgument('send the parameters as a JSON object, such as {"id": "1"}', ran=Ran.NO)
-    try:
-        packed: bytes = msgpack.packb(params)
-    except (ValueError, OverflowError):
-        raise InvalidArgument("a number is too large, or a text is no Unicode", ran=Ran.NO) from None
-    return packed
-
-
-def _text(value: Any) -> str:
-    """Return what JSON has no word for: bytes in base64."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+        return from_json(data if data.strip() else b"{}", kind=dict)
+    except ValueError as error:
+        text = f'send the parameters as a JSON object, such as {{"id": "1"}}: {error}'
+        raise InvalidArgument(text, ran=Ran.NO) from None

@@ -23,6 +23,7 @@ from bus_mesh.agent.micro import Micro
 from bus_mesh.agent.orders import Orders
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.agent.outbox import Outbox
+from bus_mesh.agent.outward import Outward
 from bus_mesh.agent.parts import Luck
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
@@ -125,17 +126,8 @@ class Node:
         """Make what knows who is there and both directions of calls, and tell each of the others."""
         own, bus, metrics, soon = self.own, self.bus, self.metrics, self._loop.call_soon
         self.directory: Directory[Sender] = Directory(world.draw)
-        self.watch = Watch(
-            own.node,
-            self.keyring,
-            bus,
-            self.subjects,
-            self.directory,
-            self._clock,
-            self.spawn,
-            self._changed,
-            self._distrust,
-        )
+        heard = self._clock, self.spawn, self._changed, self._distrust
+        self.watch = Watch(own.node, self.keyring, bus, self.subjects, self.directory, *heard)
         self._compiler = self._new_compiler(world)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
@@ -244,6 +236,14 @@ class Node:
         self._compiler.parts.tracing = tracing
         self.outbound.recompile()
         self.inbound.recompile()
+
+    async def reach(self, bus: Bus, inbox: str, entropy: Callable[[int], bytes]) -> None:
+        """Let apps call plain services of NATS by a bus of its own, which are to answer below `inbox`."""
+        parts, outbound = self._compiler.parts, self.outbound
+        told = outbound.driver.answer, self._changed, self.metrics.attempts.add
+        outbound.outward = way = Outward(bus, inbox, parts.outside, entropy, self.now, *told)
+        parts.ask_outside = way.ask
+        await way.start()
 
     def bar(self, error: MeshError) -> None:
         """Serve and call no more: this node is out of the mesh."""

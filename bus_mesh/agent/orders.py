@@ -15,12 +15,13 @@ import msgpack
 
 from bus_mesh.agent.outbox import Outbox
 from bus_mesh.agent.receive import Allowance
-from bus_mesh.agent.session import CONSOLE, fail
+from bus_mesh.agent.session import CONSOLE
 from bus_mesh.bus.contract import Bus
 from bus_mesh.identity.certificate import May, OperatorCertificate
 from bus_mesh.identity.command import Command, verify_command
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Dropped, Keyring, NotARecipient, Now, Opened, Untrusted
+from bus_mesh.protocol.call import fail
 from bus_mesh.protocol.errors import (
     FailedPrecondition,
     Internal,

@@ -10,18 +10,21 @@ from typing import Final, Protocol
 from bus_mesh.agent.copies import Copies
 from bus_mesh.agent.drive import Driver
 from bus_mesh.agent.outbox import Outbox, Sent
+from bus_mesh.agent.outward import Outward
 from bus_mesh.agent.route import Route
 from bus_mesh.balance.directory import Directory, Member, View
+from bus_mesh.balance.outside import Endpoint
 from bus_mesh.gates.gate import Flight, Path, Stage
 from bus_mesh.identity.keyring import Peer
 from bus_mesh.identity.receipt import REQUEST, Proof
 from bus_mesh.protocol import names
-from bus_mesh.protocol.call import Outcome
+from bus_mesh.protocol.call import Outcome, fail
 from bus_mesh.protocol.errors import (
     BusStalled,
     Cancelled,
     Code,
     Draining,
+    FailedPrecondition,
     InvalidArgument,
     MeshError,
     NoInstances,
@@ -99,6 +102,8 @@ class Outbound:
         self.stray: Callable[[Peer, Fields], None] = lambda peer, frame: None
         """Where an answer goes that is none to a call of an app."""
         self.unproven: Callable[[str], None] = lambda reason: None
+        self.outward: Outward | None = None
+        """The way to plain services of NATS, where this node has one."""
         outbox.stalled = self._stalled
 
     def __repr__(self) -> str:
@@ -122,7 +127,7 @@ class Outbound:
         if number in flights:
             return  # ids are never used twice: an answer to this one would end the call that has it
         if len(flights) >= self._most:
-            session.write(_fail(number, _too_many(session, self._most)))
+            session.write(encode(fail(number, _too_many(session, self._most))))
             return
         route = self._routes.get((session.app, service, method)) or self._route(session, number, service, method)
         if route is None:
@@ -246,12 +251,14 @@ class Outbound:
 
     def _send(self, flight: Flight, now: float) -> Outcome | None:
         assert flight.permit is not None, "a call that no policy permitted"
-        target: View[Peer] | Member[Peer] = flight.target
+        target: View[Peer] | Member[Peer] | Endpoint = flight.target
         head = flight.head
         if flight.attempt > 1:
             head = {**(head or {}), "attempt": flight.attempt}
         grouped = type(target) is View
         if not grouped:
+            if type(target) is Endpoint:
+                return self.outward.send(flight, now)  # type: ignore[union-attr]  # who had found it
             head = {**(head or {}), "instance": target.id}  # type: ignore[union-attr]
         self._tries = number = self._tries + 1
         ttl_ms = int((flight.deadline - now) * 1000) or 1
@@ -271,9 +278,11 @@ class Outbound:
 
     def _abandon(self, flight: Flight) -> None:
         self.awaiting.pop(flight.try_id, None)
-        sent: Sent | None = flight.sent
+        sent: Sent | str | None = flight.sent
         if sent is None:
             self._outbox.give_up()
+        elif isinstance(sent, str):
+            self.outward.abandon(flight)  # type: ignore[union-attr]  # whose mark it is
         else:
             cancel = encode(Cancel(_CANCEL, flight.try_id))
             for peer in sent.peers:
@@ -298,11 +307,14 @@ class Outbound:
         else:
             error = self._unfit(session.app)
         try:
-            names.service_name(service), names.method_name(method)
+            names.called(service, method)
         except MeshError as wrong:
             error = error or wrong
+        if error is None and self.outward is None and names.is_plain(service):
+            text = f"this node has no way to {service}: give it one under `micro` in node.yaml"
+            error = FailedPrecondition(text, ran=Ran.NO)
         if error is not None:
-            session.write(_fail(number, error))
+            session.write(encode(fail(number, error)))
             return None
         if len(self._routes) >= _MOST_ROUTES or len(self._compiled) >= _MOST_ROUTES:
             self.recompile()
@@ -384,8 +396,3 @@ def _too_many(session: Asker, most: int) -> MeshError:
 def _too_large(flight: Flight, size: int, room: int) -> InvalidArgument:
     text = f"{flight.service}/{flight.method}: a call of {size} bytes is over this bus's limit of {room}"
     return PayloadTooLarge(text, details={"bytes": size, "limit": room}, ran=Ran.NO)
-
-
-def _fail(number: int, error: MeshError) -> bytes:
-    code, reason, message, details, head = error.to_wire()
-    return encode(Fail(int(Kind.FAIL), number, code, reason, message, details, head))

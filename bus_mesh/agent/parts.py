@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from bus_mesh.balance.directory import Directory, P
+from bus_mesh.balance.outside import Outside
 from bus_mesh.gates.balance import Waiting
 from bus_mesh.gates.gate import Flight
 from bus_mesh.gates.measure import Meter
@@ -96,6 +97,10 @@ class Parts(Generic[P]):
         self.waiting = Waiting()
         self.watched: Callable[[str], Callable[[Flight, Outcome, float], None] | None] = lambda service: None
         """Returns who is shown the calls to a service, None while nobody watches them."""
+        self.ask_outside: Callable[[str, float], bool] = lambda service, now: False
+        """Has a plain service of NATS say where its endpoints are."""
+        self.outside = Outside()
+        """What is known of those."""
         self.tracing: Tracing | None = None
         """How calls are traced; None where they are not."""
         self._budgets: Kept[str, RetryBudget] = Kept()

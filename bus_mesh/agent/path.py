@@ -29,6 +29,7 @@ from bus_mesh.gates.mirror import Mirror
 from bus_mesh.gates.once import Once
 from bus_mesh.gates.rate import Rate
 from bus_mesh.gates.retry import Retry
+from bus_mesh.gates.seek import Seek
 from bus_mesh.gates.signature import Signature
 from bus_mesh.gates.tap import Tap
 from bus_mesh.gates.trace import Served, TraceCall, TraceTry
@@ -44,17 +45,11 @@ def outbound(
     parts: Parts[P], access: Access, policy: PolicySet, labels: dict[str, str], service: str, method: str
 ) -> Path:
     """From a local app to the bus. `labels` are this node's."""
-    told, circuits = parts.told, _circuits(parts, policy, service, method)
-    budget = parts.budget(service, policy.budget(service), keep=service in policy.services)
+    circuits = _circuits(parts, policy, service, method)
     gates: list[Gate] = [
-        Measure(parts.meters("client", service, method), "outbound"),  # outside all: refusals count as calls
-        *([TraceCall(parts.tracing)] if parts.tracing else []),
-        *_tap(parts, service),  # as the app sees it: what is below is one call
-        Deadline(),  # nothing below may outlive the caller
-        Authorise(access, told.denied, "outbound"),  # once per call, and before any search on the bus
+        *_asked(parts, access, service, method),
         *_mirror(parts, policy.mirror(service, method)),  # one copy of a call, not one of each try
-        *_fault(parts, policy.traffic("fault", service, method)),  # what is refused on purpose is not tried elsewhere
-        Retry(policy.retry(service, method), budget, parts.luck.jitter, told.counter("retries")),  # each try goes below
+        *_tried(parts, policy, service, method),
         _balance(parts, policy, labels, service, method, circuits),  # from here on the call has a target
     ]
     if circuits is not None:
@@ -62,6 +57,18 @@ def outbound(
     if parts.tracing is not None:
         gates.append(TraceTry(parts.tracing))  # innermost: what leaves here names this try as its parent
     return Path(*gates, signed=policy.signed(service, method))  # `signed` has the outbox sign what it seals
+
+
+def outward(parts: Parts[P], access: Access, policy: PolicySet, service: str, method: str) -> Path:
+    """From a local app to a plain service of NATS, whose instances nobody tells apart."""
+    gates: list[Gate] = [
+        *_asked(parts, access, service, method),
+        *_tried(parts, policy, service, method),
+        Seek(parts.outside, parts.waiting, parts.ask_outside),  # from here on the call has a target
+    ]
+    if parts.tracing is not None:
+        gates.append(TraceTry(parts.tracing))  # innermost: what leaves here names this try as its parent
+    return Path(*gates)
 
 
 def copied(
@@ -100,10 +107,27 @@ def inbound(parts: Parts[P], access: Access, policy: PolicySet, service: str, me
     return Path(*gates, signed=signed)
 
 
+def _asked(parts: Parts[P], access: Access, service: str, method: str) -> Iterator[Gate]:
+    """Yield what every call of a local app begins with."""
+    yield Measure(parts.meters("client", service, method), "outbound")  # outside all: refusals count as calls
+    if parts.tracing is not None:
+        yield TraceCall(parts.tracing)
+    yield from _tap(parts, service)  # as the app sees it: what is below is one call
+    yield Deadline()  # nothing below may outlive the caller
+    yield Authorise(access, parts.told.denied, "outbound")  # once per call, and before any search on the bus
+
+
+def _tried(parts: Parts[P], policy: PolicySet, service: str, method: str) -> Iterator[Gate]:
+    """Yield what stands above each try of a call."""
+    yield from _fault(parts, policy.traffic("fault", service, method))  # what is refused on purpose is not tried again
+    # What policy does not know is denied: names that apps make up would crowd out those of real services.
+    budget = parts.budget(service, policy.budget(service), keep=service in policy.services)
+    yield Retry(policy.retry(service, method), budget, parts.luck.jitter, parts.told.counter("retries"))
+
+
 def _circuits(parts: Parts[P], policy: PolicySet, service: str, method: str) -> Circuits | None:
     breaker, scope = policy.breaker(service, method), policy.scope("breaker", service, method)
-    # What policy does not know is denied: names that apps make up would crowd out those of real services.
-    known = service in policy.services
+    known = service in policy.services  # as in `_tried`
     return None if breaker is None else parts.circuits_of(service, scope, breaker, keep=known)
 
 

@@ -125,9 +125,8 @@ class Agent:
             if self.config.traces is not None:
                 stack.push_async_callback(asyncio.to_thread, self._trace(node, self.config.traces).close)
             follow = self._policy(node, own, rng.random)
-            http = self._http(metrics, node)
-            if http is not None:
-                stack.callback(http.close)
+            http = self._http(metrics, node, stack)
+            await self._reach(node, metrics, rng, stack)
             stack.push_async_callback(self._receipts(metrics, node).close)
             await node.start()
             stack.push_async_callback(node.stop)
@@ -156,6 +155,21 @@ class Agent:
         started = boot_started_us(self.config.state, clock.wall_us())
         setting = Setting(dict(self.config.labels), self.config.epoch.rotate_every, home, os.getuid(), started)
         return Node(own, bus, self._apps(own, supervisor), world, setting, metrics)
+
+    async def _reach(
+        self, node: Node, metrics: Metrics, rng: random.SystemRandom, stack: contextlib.AsyncExitStack
+    ) -> None:
+        """Open the way to plain services of NATS, where node.yaml has one."""
+        said = self.config.micro
+        if said is None:
+            return
+        way = said.bus(self.config.bus)
+        bus = NatsBus(way.url, name=f"busmesh {node.own.node} outside", roll=rng.random, access=access_of(way))
+        await bus.start()
+        stack.push_async_callback(bus.close)
+        await node.reach(bus, said.inbox or f"_INBOX.{node.own.node}", os.urandom)
+        what = "Whether the way to plain services of NATS is connected."
+        metrics.gauge("outside_bus_connected", what, lambda: bus.state is BusState.CONNECTED)
 
     # Settings and policy.
 
@@ -244,10 +258,12 @@ class Agent:
 
     # What is shown.
 
-    def _http(self, metrics: Metrics, node: Node) -> HttpServer | None:
+    def _http(self, metrics: Metrics, node: Node, stack: contextlib.AsyncExitStack) -> HttpServer | None:
         if self.config.http is None:
             return None
-        return HttpServer(self.config.http.host, self.config.http.port, metrics, lambda: _ready(node))
+        server = HttpServer(self.config.http.host, self.config.http.port, metrics, lambda: _ready(node))
+        stack.callback(server.close)
+        return server
 
     def _show(self, metrics: Metrics, node: Node) -> None:
         bus = node.bus

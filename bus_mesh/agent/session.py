@@ -12,6 +12,7 @@ from bus_mesh.agent.apps import Peer
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.gates.gate import Flight
+from bus_mesh.protocol.call import fail
 from bus_mesh.protocol.errors import Draining, MeshError, Ran, ResourceExhausted, Unimplemented
 from bus_mesh.protocol.frames import (
     Call,
@@ -243,9 +244,3 @@ class LocalSession(asyncio.Protocol):
     def served(self, number: int, instance: Instance) -> None:
         """Tell the app that its instance is in the group."""
         self.send(Served(int(Kind.SERVED), number, instance.id))
-
-
-def fail(number: int, error: MeshError) -> Fail:
-    """Return the FAIL frame that says an error."""
-    code, reason, message, details, head = error.to_wire()
-    return Fail(int(Kind.FAIL), number, code, reason, message, details, head)

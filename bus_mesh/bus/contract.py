@@ -224,7 +224,9 @@ class Stated:
             except Exception:
                 _log.exception("a watcher of the bus failed on %s", state.value)
 
-    def _handle(self, handler: Callable[[str, T, bytes, int], None], subject: str, said: T, data: bytes, n: int) -> None:
+    def _handle(
+        self, handler: Callable[[str, T, bytes, int], None], subject: str, said: T, data: bytes, n: int
+    ) -> None:
         """Hand a message over; whatever the handler does, the next one will be too."""
         try:
             handler(subject, said, data, n)

@@ -41,7 +41,7 @@ def service(
 
     CIRCUIT, INFLIGHT (direct calls) and LATENCY are this agent's own: it knows them of services that its apps call.
     """
-    if not names.is_service(name):
+    if not (names.is_service(name) or names.is_plain(name)):
         raise usage(f"{name!r:.80} is not a service name", "", "busmesh get services")
     asked = {"service": name}
     found = ask.with_mesh(speak_as, socket, lambda mesh: mesh.call(ask.OWN_SERVICE, "service", asked, timeout=5.0))

@@ -72,14 +72,23 @@ def client(
     out: Annotated[Path, typer.Option("--out", help="The file for its credentials; it must not be there.")],
     call: Annotated[
         list[str] | None,
-        typer.Option("--call", metavar="SERVICE", help="What it may ask; may be repeated.", show_default=False),
+        typer.Option("--call", metavar="SERVICE", help="What it may call; may be repeated.", show_default=False),
+    ] = None,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option("--ask", metavar="SUBJECT", help="What it may ask outside of the mesh.", show_default=False),
+    ] = None,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option("--answer", metavar="SUBJECT", help="What it may serve outside of it.", show_default=False),
     ] = None,
     home: Home = None,
 ) -> None:
-    """Write a user of the bus for a plain client of NATS, good for 30 days.
+    """Write a user of the bus for a plain client or service of NATS, good for 30 days.
 
-    It discovers services, and asks those that are named; policy must expose them (`expose: micro`) and allow the caller
-    `anonymous`.
+    It discovers services. --call has it call services of the mesh, which policy must expose (`expose: micro`) and the
+    caller `anonymous` be allowed. --ask and --answer are of services outside of the mesh: for whoever calls them, a
+    node whose apps do included (`micro:` in its node.yaml), and for who serves them. Each may be repeated.
     """
     from bus_mesh.cli.home import MeshHome
     from bus_mesh.cli.nats_home import NatsHome
@@ -89,7 +98,9 @@ def client(
     if out.exists():
         raise Problem(f"{out} is there already", "credentials are never overwritten", "--out ANOTHER/FILE")
     try:
-        side.client(name, call or (), out)
+        side.client(name, out, call=call or (), ask=ask or (), answer=answer or ())
+    except ValueError as error:
+        raise usage(str(error), "a subject outside of the mesh, or a pattern", "--ask 'minmax.*'") from None
     except InvalidName as error:
         raise usage(
             error.message, "it becomes a part of subjects", "busmesh nats client reports --call orders"

@@ -128,9 +128,12 @@ class NatsHome:
         """
         return self._new_user(name, self._allowed(name, serve, call_as, policy_agent))
 
-    def client(self, name: str, call: Iterable[str], file: Path) -> None:
-        """Write a new user for a plain client of NATS into `file`; raise InvalidName, and Problem for damaged keys."""
-        user = self._new_user(name, permissions.client(self.home.mesh, name, call))
+    def client(self, name: str, file: Path, *, call: Iterable[str], ask: Iterable[str], answer: Iterable[str]) -> None:
+        """Write a new user for a plain client of NATS into `file`.
+
+        Raises InvalidName, ValueError for a pattern that it may not have, and Problem for damaged keys.
+        """
+        user = self._new_user(name, permissions.client(self.home.mesh, name, call, ask, answer))
         with (self.path / "users" / f"client-{name}").open("a") as users:
             users.write(f"{user.key.public}\n")
         write_new(file, user.text().encode(), private=True)

@@ -245,7 +245,7 @@ def check_access(
     from bus_mesh.protocol import names
 
     service, slash, method = target.partition("/")
-    if not (slash and names.is_service(caller) and names.is_service(service) and names.is_method(method)):
+    if not (slash and names.is_service(caller) and names.is_call(service, method)):
         raise usage(f"{caller} {target} names no call", "write it like: web orders/get")
     if file is not None:
         documents, _ = read_policy(file)

@@ -10,6 +10,7 @@ import typer
 from bus_mesh.cli import complete, options, show
 from bus_mesh.cli.options import App, By, Home, Socket
 from bus_mesh.cli.show import TableOutput
+from bus_mesh.protocol.names import is_plain
 
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
@@ -184,7 +185,7 @@ def between_services(seen: "Seen") -> Printed:
             "success": row.success,
             "rps": round(row.rps, 3),
             **_latencies(row),
-            "secured": row.name[0] != "anonymous",
+            "secured": row.name[0] != "anonymous" and not is_plain(row.name[1]),
         }
         for row in rows(seen.parts, seen.bounds, by)
     ]

@@ -42,10 +42,10 @@ def tap(
     """
     from bus_mesh.cli.ask import with_mesh
     from bus_mesh.cli.operator import Operator
-    from bus_mesh.protocol.names import service_name
+    from bus_mesh.protocol.names import callee_name
 
     max_rps = options.at_least(max_rps, 1, "--max-rps")
-    wanted = {"service": service_name(service), "from": caller, "method": method, "code": code.upper()}
+    wanted = {"service": callee_name(service), "from": caller, "method": method, "code": code.upper()}
     wanted_all = {**wanted, "max_rps": max_rps, "payload": payload}
     signer = Operator.read(options.home_of(home), operator)
     watch = _Watch(wanted_all, max_rps, most, output)

@@ -13,8 +13,9 @@ Pure.
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from bus_mesh.bus.pattern import check_pattern
 from bus_mesh.protocol import names
-from bus_mesh.protocol.subjects import EVERYONE, Subjects
+from bus_mesh.protocol.subjects import EVERYONE, Subjects, is_outside
 
 __all__ = ["Permissions", "account_pusher", "client", "joiner", "node", "policy_agent"]
 
@@ -83,19 +84,35 @@ def joiner(mesh: str, id: str) -> Permissions:
     return Permissions((subjects.enrol(id),), (subjects.enrolled(id),), _reserved(subjects))
 
 
-def client(mesh: str, name: str, call: Iterable[str] = ()) -> Permissions:
+def client(
+    mesh: str, name: str, call: Iterable[str] = (), ask: Iterable[str] = (), answer: Iterable[str] = ()
+) -> Permissions:
     """Return what a plain client of NATS may do: discover services, ask those in `call`, hear its own answers.
 
-    Its inboxes begin `_INBOX.<name>.`, so that it reads nobody else's. Raises InvalidName.
+    `ask` are patterns of subjects outside of the mesh that it may ask, `answer` those that it may serve; whoever serves
+    publishes to everybody's inboxes. Its own begin `_INBOX.<name>.`, so that it reads nobody else's. Raises
+    InvalidName, and ValueError for a pattern that is none, or reaches into a mesh.
     """
     subjects, name = Subjects(mesh), names.node_name(name)
     asked = (subjects.rpc_of(service) for service in sorted(set(map(names.service_name, call))))
-    return Permissions((*_DISCOVERY, *asked), (f"_INBOX.{name}.>",), _reserved(subjects))
+    ask, answer = (tuple(sorted(set(map(_outside, patterns)))) for patterns in (ask, answer))
+    answers = (INBOXES,) if answer else ()
+    discovered = _DISCOVERY if answer else ()
+    return Permissions(
+        (*_DISCOVERY, *asked, *ask, *answers), (f"_INBOX.{name}.>", *discovered, *answer), _reserved(subjects)
+    )
 
 
 def account_pusher(inbox: str) -> Permissions:
     """Return what a user of the system account may do that hands servers the newer token of an account."""
     return Permissions((CLAIMS_UPDATE,), (inbox,))
+
+
+def _outside(pattern: str) -> str:
+    check_pattern(pattern)
+    if not is_outside(pattern):
+        raise ValueError(f"{pattern!r} reaches into a mesh, into inboxes or into what is the broker's")
+    return pattern
 
 
 def _reserved(subjects: Subjects) -> tuple[str, ...]:

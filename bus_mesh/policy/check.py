@@ -12,6 +12,7 @@ from bus_mesh.policy.check_traffic import Around, mesh_traffic, mirrored_twice, 
 from bus_mesh.policy.finding import Finding, Said, Served, Severity
 from bus_mesh.policy.match import covered, matches
 from bus_mesh.policy.models import Mesh, Mode, PolicyDocument, Rule, Service
+from bus_mesh.protocol.names import is_plain
 
 __all__ = ["Finding", "Served", "Severity", "check", "check_served"]
 
@@ -35,7 +36,7 @@ def check_served(documents: Iterable[PolicyDocument], served: Mapping[str, Serve
     """Return what of a policy fits nothing that is served now: names that are misspelled, or of tomorrow."""
     found = []
     for document in documents:
-        if isinstance(document, Service):
+        if isinstance(document, Service) and not is_plain(document.name):
             there = served.get(document.name)
             said = _unserved(document, there) if there is not None else [_NOT_SERVED]
             found += [Finding(code, severity, document.place, path, text) for code, severity, path, text in said]

@@ -13,6 +13,7 @@ from bus_mesh.policy.match import covered, overlap
 from bus_mesh.policy.models import Mesh, Method, Mode, Service, Traffic
 from bus_mesh.policy.traffic import Balance, Fault, Hash, Mirror, Off, Retry
 from bus_mesh.policy.units import show_seconds
+from bus_mesh.protocol.names import is_plain
 
 __all__ = ["Around", "mesh_traffic", "mirrored_twice", "service_traffic"]
 
@@ -156,6 +157,8 @@ def _takes(service: Service, caller: str, method: str) -> bool:
 
 
 def _not_idempotent(document: Service, path: str, words: Words) -> Iterator[Said]:
+    if is_plain(document.name):  # who answers is the broker's choice alone, and nothing is mirrored
+        return
     balance = _word("balance", words) or Balance.QUEUE
     if balance is Balance.QUEUE and _word("split", words) is None and _word("locality", words) is None:
         text = "not idempotent and balanced by queue: when its instance dies, its outcome is known at the deadline"

@@ -23,7 +23,9 @@ MOST_DOCUMENTS: Final = 3_000
 MANIFEST_LIMIT: Final = 512 * 1024
 """Bytes that the text may take; `MOST_DOCUMENTS` with the longest names fit."""
 _FIRST: Final = "busmesh manifest 1"
-_LINE: Final = re.compile(r"([0-9a-f]{64}) ([A-Z][A-Za-z]{0,30}/[a-z][a-z0-9-]{0,62})", re.ASCII)
+_LINE: Final = re.compile(
+    r"([0-9a-f]{64}) ([A-Z][A-Za-z]{0,30}/(?:[a-z][a-z0-9-]{0,62}|micro:[A-Za-z0-9_-]{1,64}))", re.ASCII
+)
 
 
 class ManifestError(ValueError):

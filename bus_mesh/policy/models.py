@@ -12,6 +12,10 @@ accepted holds; the parts of `traffic` are in `traffic.py`.
     traffic: {timeout: 2s, longest_timeout: 10s, balance: queue}
     methods: {create: {timeout: 5s, idempotent: false}}
 
+    kind: Service                          # a plain service of NATS, outside the mesh
+    name: micro:MinMax
+    access: {allow: [{from: [web], methods: [min, max]}]}
+
     kind: Revocation                       # who is out for good: a form that never changes
     name: revoked
     nodes: [node-c]
@@ -20,11 +24,12 @@ accepted holds; the parts of `traffic` are in `traffic.py`.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
 
 from bus_mesh.policy.problems import refuse
 from bus_mesh.policy.traffic import (
@@ -69,8 +74,14 @@ RESERVED: Final = "busmesh"
 REVOKED: Final = "Revocation/revoked"
 """The one document of kind Revocation, as a manifest names it."""
 
+OUTSIDE: Final = frozenset(("kind", "name", "access", "traffic", "methods"))
+OUTSIDE_METHOD: Final = frozenset(("timeout", "retry", "fault", "idempotent"))
+OUTSIDE_TRAFFIC: Final = frozenset(("timeout", "longest_timeout", "retry", "budget", "fault"))
+"""What may be said of a plain service of NATS: the caller's agent does it alone."""
+
 _CALLERS: Final = re.compile(r"[a-z][a-z0-9-]{0,62}|(?:[a-z][a-z0-9-]{0,61})?\*", re.ASCII)
-_METHODS: Final = re.compile(r"[a-z][a-z0-9_]{0,62}|(?:[a-z][a-z0-9_]{0,61})?\*", re.ASCII)
+_METHODS: Final = re.compile(r"[A-Za-z0-9_-]{1,64}|[A-Za-z0-9_-]{0,63}\*", re.ASCII)
+"""Those of plain services included; a Service document holds its own to what may be one of it."""
 
 
 def _service(text: str) -> str:
@@ -81,6 +92,15 @@ def _service(text: str) -> str:
     return text
 
 
+def _callee(text: str) -> str:
+    if not text.startswith(names.MICRO):
+        return _service(text)
+    if not names.is_plain(text):
+        hint = f"{names.MICRO}, then its name at NATS: 1 to 64 of a-z A-Z 0-9 _ -"
+        raise refuse(f"{text[:80]!r} is not a plain service", hint)
+    return text
+
+
 def _name(text: str) -> str:
     if not names.is_service(text):
         raise refuse(f"{text[:80]!r} is not a name", "a lower-case letter, then up to 62 of a-z 0-9 -")
@@ -88,9 +108,13 @@ def _name(text: str) -> str:
 
 
 def _method(text: str) -> str:
-    if not names.is_method(text):
-        raise refuse(f"{text[:80]!r} is not a method name", "a lower-case letter, then up to 62 of a-z 0-9 _")
+    if not names.is_endpoint(text):
+        raise _no_method(text)
     return text
+
+
+def _no_method(text: str, at: Sequence[str | int] = ()) -> PydanticCustomError:
+    return refuse(f"{text[:80]!r} is not a method name", "a lower-case letter, then up to 62 of a-z 0-9 _", at)
 
 
 def _callers(text: str) -> str:
@@ -101,11 +125,16 @@ def _callers(text: str) -> str:
 
 def _methods(text: str) -> str:
     if not _METHODS.fullmatch(text):
-        raise refuse(f"{text[:80]!r} names no method", 'an exact name, or the start of names and one *: "get*"')
+        raise _no_methods(text)
     return text
 
 
+def _no_methods(text: str, at: Sequence[str | int] = ()) -> PydanticCustomError:
+    return refuse(f"{text[:80]!r} names no method", 'an exact name, or the start of names and one *: "get*"', at)
+
+
 ServiceName = Annotated[str, AfterValidator(_service)]
+Callee = Annotated[str, AfterValidator(_callee)]
 Name = Annotated[str, AfterValidator(_name)]
 MethodName = Annotated[str, AfterValidator(_method)]
 CallerPattern = Annotated[str, AfterValidator(_callers)]
@@ -229,7 +258,7 @@ class Service(Kind):
     LATER = frozenset(("events",))
 
     kind: Literal["Service"] = "Service"
-    name: ServiceName
+    name: Callee
     access: Access = Access()
     traffic: Traffic = Traffic()
     methods: Mapping[MethodName, Method] = {}
@@ -241,6 +270,38 @@ class Service(Kind):
     """Whether plain clients of NATS may call it, as the caller `anonymous`; None: off."""
     tap: Tap | None = None
     events: Events | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.name.startswith(names.MICRO):
+            self._is_outside()
+            return self
+        for path, pattern in self._patterns():
+            if not names.is_method(pattern.removesuffix("*") or "a"):
+                raise _no_methods(pattern, path)
+        for name in self.methods:
+            if not names.is_method(name):
+                raise _no_method(name, ("methods", name))
+        return self
+
+    def _patterns(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for effect, rules in (("allow", self.access.allow), ("deny", self.access.deny)):
+            for at, rule in enumerate(rules):
+                yield from ((("access", effect, at, "methods", n), text) for n, text in enumerate(rule.methods))
+
+    def _is_outside(self) -> None:
+        """Refuse what takes an agent of the mesh at the other end."""
+        said: list[tuple[str, ...]] = [(key,) for key in sorted(self.model_fields_set - OUTSIDE)]
+        said += [("traffic", key) for key in sorted(self.traffic.model_fields_set - OUTSIDE_TRAFFIC)]
+        for name, method in self.methods.items():
+            said += [("methods", name, key) for key in sorted(method.model_fields_set - OUTSIDE_METHOD)]
+        for path in said:
+            kept = ", ".join(sorted(OUTSIDE_TRAFFIC | OUTSIDE_METHOD))
+            raise refuse(
+                f"{self.name} is no part of the mesh: nobody there would keep {path[-1]}",
+                f"access is kept, and of the rest {kept}",
+                path,
+            )
 
     @model_validator(mode="after")
     def _is_no_mirror_of_itself(self) -> Self:

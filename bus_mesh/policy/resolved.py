@@ -9,9 +9,10 @@ from typing import Any, Final
 from pydantic_core import to_jsonable_python
 
 from bus_mesh.policy.bundle import PolicySet, ServicePolicy
-from bus_mesh.policy.models import Health, Tap
+from bus_mesh.policy.models import OUTSIDE_TRAFFIC, Health, Tap
 from bus_mesh.policy.traffic import Balance, Breaker, Budget, Limit, Off, Retry
 from bus_mesh.policy.units import CALL_LONGEST, show_seconds
+from bus_mesh.protocol.names import is_plain
 
 __all__ = ["DEFAULTS", "policy_of"]
 
@@ -34,6 +35,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "tap": Tap(),
 }
 """What holds where nobody says anything; None: no such part, and for `timeout` the contract's, else 5 s."""
+OUTSIDE: Final = tuple(part for part in DEFAULTS if part in OUTSIDE_TRAFFIC)
+"""The parts that hold for a plain service of NATS."""
 _BESIDE: Final = frozenset(("envelope", "expose", "health", "tap"))  # what stands beside `traffic` in a document
 
 
@@ -48,7 +51,7 @@ def policy_of(policy: PolicySet, service: str) -> dict[str, Any] | None:
     access = said.document.access
     return {
         "access": {"mode": access.mode.value, "allow": len(access.allow), "deny": len(access.deny)},
-        "traffic": {part: _resolved(said, part) for part in DEFAULTS},
+        "traffic": {part: _resolved(said, part) for part in (OUTSIDE if is_plain(service) else DEFAULTS)},
         "methods": {name: parts for name in sorted(said.document.methods) if (parts := dict(_own(said, name)))},
     }
 

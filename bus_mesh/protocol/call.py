@@ -77,10 +77,9 @@ class Outcome:
     @classmethod
     def refusal(cls, error: MeshError, instance: str | None = None, final: bool = False) -> Self:
         """Return the outcome that this agent gives a call by itself."""
-        code, reason, message, details, head = error.to_wire()
         outcome = cls(instance)
-        outcome.fail = Fail(_FAIL, 0, code, reason, message, details, head)
-        outcome.code, outcome.ran, outcome.origin = code, error.ran, Origin.HERE
+        outcome.fail = fail(0, error)
+        outcome.code, outcome.ran, outcome.origin = outcome.fail.code, error.ran, Origin.HERE
         outcome.retry_after = error.retry_after
         outcome.final = final
         return outcome
@@ -101,3 +100,9 @@ class Outcome:
         """Return a failure as the exception it would arrive as."""
         assert self.fail is not None
         return MeshError.from_wire(*self.fail[2:])
+
+
+def fail(number: int, error: MeshError) -> Fail:
+    """Return the FAIL frame that says an error."""
+    code, reason, message, details, head = error.to_wire()
+    return Fail(_FAIL, number, code, reason, message, details, head)

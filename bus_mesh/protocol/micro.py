@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from bus_mesh.protocol.errors import Code
 
-__all__ = ["ERROR", "ERROR_CODE", "VERBS", "Count", "Served", "failure", "parse", "said", "semver"]
+__all__ = ["ERROR", "ERROR_CODE", "VERBS", "Count", "Served", "code_of", "failure", "parse", "said", "semver"]
 
 VERBS: Final = ("PING", "INFO", "STATS")
 ERROR: Final = "Nats-Service-Error"
@@ -39,6 +39,8 @@ _HTTP: Final = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
+
+_CODES: Final = {str(status): code for code, status in reversed(_HTTP.items())}  # of two with one number, the first
 
 
 class Count:
@@ -111,6 +113,11 @@ def failure(code: int, message: str) -> dict[str, str]:
     """Return the headers of an error; gRPC codes become those of HTTP, which clients of NATS know."""
     known = {int(one): status for one, status in _HTTP.items()}
     return {ERROR: message or "failed", ERROR_CODE: str(known.get(code, 500))}
+
+
+def code_of(status: str) -> Code:
+    """Return the code of an error that a plain service has numbered, as most do, with a status of HTTP."""
+    return _CODES.get(status) or (Code.INTERNAL if re.fullmatch(r"5\d\d", status, re.ASCII) else Code.UNKNOWN)
 
 
 def _endpoint(served: Served, name: str) -> dict[str, Any]:

@@ -78,15 +78,22 @@ def method_name(text: str) -> str:
     return text
 
 
+def callee_name(text: str) -> str:
+    """Return `text`, the name of a service or of a plain one, or raise InvalidName."""
+    if not text.startswith(MICRO):
+        return service_name(text)
+    if not is_plain(text):
+        raise InvalidName("plain service", text, f"{MICRO}, then {_PLAIN_RULE}")
+    return text
+
+
 def called(service: str, method: str) -> str:
     """Return `service.method` for messages, or raise InvalidName for what `is_call` says no to."""
-    if service.startswith(MICRO):
-        if not is_plain(service):
-            raise InvalidName("plain service", service, f"{MICRO}, then {_PLAIN_RULE}")
-        if not is_endpoint(method):
-            raise InvalidName("endpoint", method, _PLAIN_RULE)
-        return f"{service}.{method}"
-    return f"{service_name(service)}.{method_name(method)}"
+    if not callee_name(service).startswith(MICRO):
+        method_name(method)
+    elif not is_endpoint(method):
+        raise InvalidName("endpoint", method, _PLAIN_RULE)
+    return f"{service}.{method}"
 
 
 def node_name(text: str) -> str:

@@ -14,6 +14,15 @@ EVERYONE = "_"
 _CONTROL: Final = {"get": "policy.get", "ack": "ack"}  # what has a place of its own; the rest is the API
 
 
+def is_outside(subject: str) -> bool:
+    """Tell whether a subject, or a pattern, is no mesh's and nothing that the broker keeps for itself and for inboxes.
+
+    Its first token is then plain text, so that a pattern cannot reach round.
+    """
+    first = subject.partition(".")[0]
+    return first not in ("", "mesh", "*", ">") and first[0] not in "$_"
+
+
 class Subjects:
     """The subjects of one mesh. `Subjects("demo").rpc("orders", "get")` is `mesh.demo.rpc.orders.get`."""
 

@@ -43,7 +43,9 @@ async def test_a_message_with_headers_arrives_without_them(bus: Bus, other: Bus,
     got = Got()
     await other.subscribe("_INBOX.a", got)
 
-    assert bus.publish_headed("_INBOX.a", {"Nats-Service-Error": "no\r\nX: y", "Nats-Service-Error-Code": "401"}, b"why")
+    assert bus.publish_headed(
+        "_INBOX.a", {"Nats-Service-Error": "no\r\nX: y", "Nats-Service-Error-Code": "401"}, b"why"
+    )
     assert bus.publish_headed("_INBOX.a", {}, b"")
     assert bus.publish("_INBOX.a", b"after")
 

@@ -68,7 +68,7 @@ THIRD_PARTY = {
         "bus_mesh_sdk",
         "agent/console.py",
         "agent/follow.py",
-        "agent/micro.py",
+        "agent/plain_values.py",
         "agent/orders.py",
         "agent/schemas.py",
         "control",

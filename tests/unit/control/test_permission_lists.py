@@ -90,3 +90,21 @@ def test_every_permission_is_a_pattern_and_what_an_agent_uses_is_among_them(
     assert {f"{subjects.rpc_of(service)} {service}" for service in serve} <= set(may.subscribe)
     assert {subjects.find_of(service) for service in serve} <= set(may.subscribe)
     assert {subjects.inbox(node, "*"), subjects.none_of(node, "*"), subjects.policy} <= set(may.subscribe)
+
+
+def test_a_plain_client_asks_and_serves_outside_of_the_mesh_what_it_was_granted() -> None:
+    asking = permissions.client("demo", "reports", ["orders"], ask=["minmax.*", "minmax.*"])
+    serving = permissions.client("demo", "minmax", answer=["minmax.*"])
+
+    assert [one for one in asking.publish if not one.startswith("$SRV")] == ["mesh.demo.rpc.orders.*", "minmax.*"]
+    assert asking.subscribe == ("_INBOX.reports.>",)
+    assert [one for one in serving.publish if not one.startswith("$SRV")] == ["_INBOX.>"]
+    assert [one for one in serving.subscribe if not one.startswith("$SRV")] == ["_INBOX.minmax.>", "minmax.*"]
+
+
+@pytest.mark.parametrize("hostile", ["", ">", "*.a", "mesh.>", "mesh", "$SYS.>", "_INBOX.>", "a b", "a..b", "a.>.b"])
+def test_nothing_of_a_mesh_or_of_the_broker_is_granted_to_a_plain_client(hostile: str) -> None:
+    with pytest.raises(ValueError, match=r"reaches into|is not a"):
+        permissions.client("demo", "reports", ask=[hostile])
+    with pytest.raises(ValueError, match=r"reaches into|is not a"):
+        permissions.client("demo", "reports", answer=[hostile])

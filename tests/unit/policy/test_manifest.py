@@ -76,7 +76,7 @@ def test_more_documents_than_a_bundle_may_have_are_refused() -> None:
 
 
 def test_the_largest_bundle_there_may_be_fits_its_limit() -> None:
-    longest = {f"Revocations{'x' * 20}/{'s' * 58}{n:05}": "0" * 64 for n in range(MOST_DOCUMENTS)}
+    longest = {f"Revocations{'x' * 20}/micro:{'S' * 59}{n:05}": "0" * 64 for n in range(MOST_DOCUMENTS)}
 
     assert len(Manifest(longest).text) <= MANIFEST_LIMIT
     assert len(Manifest.read(Manifest(longest).text)) == MOST_DOCUMENTS

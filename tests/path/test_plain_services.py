@@ -1,0 +1,342 @@
+"""Calls of apps to plain services of NATS, hostile or not, on a bus in memory."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from bus_mesh_sdk.testing import MeshTest
+from test_whole_mesh import Book, network
+
+from bus_mesh.balance.outside import FIND_PATIENCE, HELD
+from bus_mesh.bus.memory import MemoryBus, Message
+from bus_mesh.protocol.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    InvalidName,
+    MeshError,
+    NoInstances,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    Ran,
+    Unavailable,
+    Unimplemented,
+)
+
+ALLOWED = """\
+kind: Service
+name: micro:MinMax
+access: {allow: [{from: [test], methods: [min, Max, gone]}]}
+"""
+
+
+class Plain:
+    """A plain service of NATS: endpoints that answer in JSON, as `answers` says."""
+
+    def __init__(self, t: MeshTest) -> None:
+        self.bus: MemoryBus = network(t).broker.connect()
+        self.endpoints: dict[str, str] = {"min": "minmax.min", "Max": "minmax.max"}
+        self.error: Mapping[str, str] = {}
+        self.answer: bytes | None = None
+        self.silent = False
+        self.got: list[Message] = []
+        self.asked = 0
+        network(t).broker.tap(
+            lambda message: self.got.append(message) if message.subject.startswith("minmax") else None
+        )
+
+    async def start(self) -> "Plain":
+        await self.bus.subscribe("$SRV.INFO.MinMax", self._on_info)
+        await self.bus.subscribe("minmax.*", self._on_call, "q")
+        return self
+
+    def _on_info(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        self.asked += 1
+        listed = [{"name": name, "subject": subject} for name, subject in self.endpoints.items()]
+        said = {"type": "io.nats.micro.v1.info_response", "name": "MinMax", "endpoints": listed}
+        self.bus.publish(reply, json.dumps(said).encode())
+
+    def _on_call(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        if not self.silent:
+            value = {"subject": subject, "got": json.loads(data)}
+            self.bus.publish_headed(
+                reply, self.error, json.dumps(value).encode() if self.answer is None else self.answer
+            )
+
+
+async def reach(t: MeshTest) -> MemoryBus:
+    """Give the machine of the app `test` a way out, as `micro` in node.yaml does."""
+    await t.mesh()
+    (node,) = [node for node in network(t).nodes.values() if "test" in node.own.certificate.call_as]
+    bus, numbers = network(t).broker.connect(), iter(range(1, 1000))
+    await node.reach(bus, "_INBOX.out", lambda size: next(numbers).to_bytes(size, "big"))
+    return bus
+
+
+async def ask(t: MeshTest, method: str = "min", params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    return await t.call("micro:MinMax", method, params, **options)
+
+
+async def test_a_call_goes_to_the_endpoint_that_the_service_names_and_back_as_json() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+
+        assert await ask(t, "min", {"of": [3, 1], "raw": b"\xff"}) == {
+            "subject": "minmax.min",
+            "got": {"of": [3, 1], "raw": "/w=="},
+        }
+        assert (await ask(t, "Max"))["subject"] == "minmax.max"
+        assert plain.asked == 1
+        assert {message.reply.rpartition(".")[0] for message in plain.got} == {"_INBOX.out"}
+
+
+async def test_a_hundred_first_calls_ask_once() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+
+        found = await asyncio.gather(*(ask(t, "min", {"n": number}) for number in range(100)))
+
+        assert [one["got"]["n"] for one in found] == list(range(100))
+        assert plain.asked == 1
+
+
+async def test_what_policy_does_not_allow_goes_nowhere() -> None:
+    async with MeshTest() as t:
+        await reach(t)
+        plain = await Plain(t).start()
+        for text in ("kind: Mesh\n", ALLOWED.replace("[test]", "[web]"), ALLOWED.replace("MinMax", "Other")):
+            t.policy(text)
+            with pytest.raises(PermissionDenied) as denied:
+                await ask(t)
+            assert denied.value.ran is Ran.NO
+        assert (plain.asked, plain.got) == (0, [])
+
+
+async def test_a_node_without_a_way_out_says_what_it_lacks() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        with pytest.raises(FailedPrecondition, match=r"`micro` in node\.yaml") as lacking:
+            await ask(t)
+        assert lacking.value.ran is Ran.NO
+
+
+@pytest.mark.parametrize(
+    ("service", "method"), [("micro:", "a"), ("micro:a.b", "a"), ("micro:A", "a.b"), ("micro:A", ">"), ("MinMax", "a")]
+)
+async def test_names_that_are_none_are_refused_at_once(service: str, method: str) -> None:
+    async with MeshTest() as t:
+        with pytest.raises(InvalidName):
+            await t.call(service, method)
+
+
+async def test_nobody_and_no_such_endpoint_are_told_apart() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        with pytest.raises(NoInstances, match="is it running") as nobody:
+            await t._time.through(ask(t))
+        assert nobody.value.ran is Ran.NO
+
+        await Plain(t).start()
+        await t.advance(FIND_PATIENCE)
+        with pytest.raises(Unimplemented, match="it has Max, min") as lacking:
+            await t._time.through(ask(t, "gone"))
+        assert lacking.value.ran is Ran.NO
+
+
+async def test_a_service_that_leads_into_the_mesh_is_not_followed() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = Plain(t)
+        plain.endpoints = {"min": "mesh.test.rpc.ledger.read"}
+        await plain.start()
+        seen: list[str] = []
+        network(t).broker.tap(lambda message: seen.append(message.subject))
+
+        with pytest.raises(NoInstances):
+            await t._time.through(ask(t))
+        assert "mesh.test.rpc.ledger.read" not in seen
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [("400", InvalidArgument), ("404", NotFound), ("503", Unavailable), ("500", Internal), ("599", Internal)],
+)
+async def test_an_error_arrives_as_its_own_class(number: str, kind: type[MeshError]) -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.error = {"Nats-Service-Error": "no such thing", "Nats-Service-Error-Code": number}
+
+        with pytest.raises(kind, match="no such thing") as failed:
+            await ask(t)
+        assert failed.value.ran is Ran.YES
+        assert failed.value.details == {"code": number}
+
+
+@pytest.mark.parametrize("number", ["", "x", "4" * 100])
+async def test_an_error_with_a_number_of_its_own_is_unknown(number: str) -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.error = {"Nats-Service-Error": "e" * 10_000, "Nats-Service-Error-Code": number}
+
+        with pytest.raises(MeshError) as failed:
+            await ask(t)
+        assert (failed.value.wire_code or failed.value.code).name == "UNKNOWN"
+        assert len(failed.value.message) <= 1024
+
+
+@pytest.mark.parametrize("answer", [b"{", b"\xff", b"[" * 100_000, b"9" * 30, b'"\\ud800"'], ids=range(5))
+async def test_an_answer_that_is_no_json_is_an_internal_error(answer: bytes) -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.answer = answer
+
+        with pytest.raises(Internal, match="no JSON") as failed:
+            await ask(t)
+        assert failed.value.ran is Ran.YES
+
+
+async def test_an_empty_answer_is_none() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.answer = b" "
+
+        assert await ask(t) is None
+
+
+async def test_parameters_that_json_has_no_words_for_are_refused() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        bus = await reach(t)
+        plain = await Plain(t).start()
+
+        with pytest.raises(InvalidArgument, match="JSON"):
+            await ask(t, "min", {"x": float("nan")})
+        with pytest.raises(PayloadTooLarge):
+            await ask(t, "min", {"x": "a" * (bus.max_payload - 1000)})
+        assert plain.got == []
+
+
+async def test_silence_ends_at_the_deadline_and_what_comes_later_is_dropped() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        bus = await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        plain.silent = True
+
+        with pytest.raises(DeadlineExceeded) as late:
+            await t._time.through(ask(t, timeout=0.5))
+        assert late.value.ran is Ran.MAYBE
+        plain.bus.publish(plain.got[-1].reply, b"1")
+        plain.silent = False
+        assert (await ask(t, "min", {"n": 2}))["got"] == {"n": 2}
+        assert bus.handler_errors == 0
+
+
+async def test_answers_of_strangers_are_dropped() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        bus = await reach(t)
+        plain = await Plain(t).start()
+        for token in ("", "x", "_INBOX", "1", "0" * 32):
+            plain.bus.publish_headed(f"_INBOX.out.{token or 'y'}", {"Nats-Service-Error-Code": "500"}, b"{}")
+        await t.advance(0.1)
+
+        assert (await ask(t))["subject"] == "minmax.min"
+        assert bus.handler_errors == 0
+
+
+async def test_an_idempotent_call_is_tried_again_and_one_that_is_not_stands() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED + "methods: {Max: {idempotent: true, retry: {tries: 3}}}\n")
+        await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        plain.got.clear()
+        plain.error = {"Nats-Service-Error": "later", "Nats-Service-Error-Code": "503"}
+
+        with pytest.raises(Unavailable):
+            await t._time.through(ask(t, "Max"))
+        assert len(plain.got) == 3
+        with pytest.raises(Unavailable):
+            await t._time.through(ask(t, "min"))
+        assert len(plain.got) == 4
+
+
+async def test_an_endpoint_that_moved_is_found_again() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        plain.endpoints = {"min": "minmax.second"}
+        assert (await ask(t))["subject"] == "minmax.min", "known for a while"
+        await t.advance(HELD)
+        await ask(t)
+        await t.advance(0.1)
+
+        assert (await ask(t))["subject"] == "minmax.second"
+
+
+async def test_a_service_that_is_gone_is_said_to_be_and_searched_for_anew() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        await plain.bus.close()
+
+        with pytest.raises(NoInstances, match="any more"):
+            await ask(t)
+        with pytest.raises(NoInstances, match="is it running"):
+            await t._time.through(ask(t))
+        await Plain(t).start()
+        await t.advance(FIND_PATIENCE)
+        assert (await ask(t))["subject"] == "minmax.min"
+
+
+async def test_a_call_that_is_given_up_while_it_waits_is_forgotten() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        waiting = asyncio.ensure_future(ask(t))
+        await t.advance(0.1)
+        waiting.cancel()
+        await t.advance(0.1)
+        (node,) = [node for node in network(t).nodes.values() if "test" in node.own.certificate.call_as]
+
+        assert repr(node._compiler.parts.waiting) == "Waiting({})"
+        assert node.outbound.outward is not None
+        assert node.outbound.outward._calls == {}
+
+
+async def test_keys_and_the_mesh_itself_stay_as_they_are() -> None:
+    from bus_mesh_sdk import options
+
+    async with MeshTest() as t:
+        await t.serve(Book())
+        t.policy(f"{ALLOWED}---\nkind: Service\nname: ledger\naccess: {{allow: [{{from: [test], methods: ['*']}}]}}\n")
+        await reach(t)
+        await Plain(t).start()
+
+        with pytest.raises(InvalidArgument, match="keys"), options(idempotency_key="k"):
+            await ask(t)
+        assert await t.call("ledger", "read", {"line": "a"}) == "a"
