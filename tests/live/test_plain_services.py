@@ -166,3 +166,18 @@ def test_a_pattern_that_reaches_into_the_mesh_is_never_granted(shop: Shop, tmp_p
         assert done.returncode == 2
         assert pattern in done.stderr
         assert not file.exists()
+
+
+def test_commands_know_plain_services_by_their_names(shop: Shop) -> None:
+    shop.apply(DOCUMENT)
+
+    described, allowed, denied, wrong = shop.busmesh_each(
+        ("describe", "service", SERVICE),
+        ("access", "check", "cli", f"{SERVICE}/min"),
+        ("access", "check", "web", f"{SERVICE}/min"),
+        ("describe", "service", "micro:a.b"),
+    )
+    assert described.returncode == 0, described.stderr
+    assert "retry" in described.stdout
+    assert "breaker" not in described.stdout
+    assert (allowed.returncode, denied.returncode, wrong.returncode) == (0, 1, 2)
