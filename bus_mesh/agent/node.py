@@ -397,4 +397,4 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """What `busmesh status` and `/readyz` tell of this agent."""
-        return status_of(self, loaded=not self._compiler.policy.empty)
+        return status_of(self, self._clock(), loaded=not self._compiler.policy.empty)

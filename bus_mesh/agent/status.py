@@ -6,10 +6,11 @@ from bus_mesh import __version__
 
 if TYPE_CHECKING:
     from bus_mesh.agent.node import Node
+    from bus_mesh.identity.keyring import Now
 
 
-def status_of(node: "Node", *, loaded: bool) -> dict[str, object]:
-    """What `busmesh status` and `/readyz` tell of this agent."""
+def status_of(node: "Node", now: "Now", *, loaded: bool) -> dict[str, object]:
+    """What `busmesh status` and `/readyz` tell of this agent; `misfits` are nodes that it hears and cannot believe."""
     office = node.control.office
     return {
         "node": node.own.node,
@@ -27,6 +28,9 @@ def status_of(node: "Node", *, loaded: bool) -> dict[str, object]:
         "serving": node.inbound.calls,
         "draining": node.draining,
         "revoked": node.barred is not None,
+        "misfits": [
+            {"node": one.node, "reason": str(one.reason), "by_us": one.by_us} for one in node.keyring.misfits(now)
+        ],
         "cert_issued_us": node.own.certificate.not_before_us,
         "cert_expires_us": node.own.certificate.not_after_us,
     }

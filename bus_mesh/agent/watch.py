@@ -12,7 +12,7 @@ from typing import Any, Final
 from bus_mesh.balance.directory import Directory
 from bus_mesh.bus.contract import Bus, Subscription
 from bus_mesh.identity.announcement import Announcement
-from bus_mesh.identity.keyring import Accepted, Keyring, Now, Peer, Untrusted
+from bus_mesh.identity.keyring import Accepted, Keyring, Misfit, Now, Peer, Untrusted
 from bus_mesh.protocol.subjects import Subjects
 
 FIND_PAUSE: Final = 0.25
@@ -107,37 +107,44 @@ class Watch:
         pair = self._subjects.parse_find(subject)
         if pair is None or pair[1] == self._node:
             return
-        accepted = self.learn(data, pair[1])
+        accepted = self.learn(data, pair[1], asked=True)
         if accepted is None:
             return
-        peer, now = accepted.peer, self._clock().monotonic
-        until = self._answered.get(peer.node, 0.0)
+        peer = accepted.peer
+        self._say(peer.node, peer.boot)
+
+    def _say(self, node: str, boot: str) -> None:
+        """Answer a process that has asked, soon."""
+        now = self._clock().monotonic
+        until = self._answered.get(node, 0.0)
         if until > now:
             # Put off, never dropped: who asks for two services at once must not go without the second answer.
-            if peer.node not in self._put_off:
-                self._put_off.add(peer.node)
-                self._spawn(self._answer_later(peer, until - now))
+            if node not in self._put_off:
+                self._put_off.add(node)
+                self._spawn(self._answer_later(node, boot, until - now))
             return
-        self._answer(peer, now)
+        self._answer(node, boot, now)
 
-    def _answer(self, peer: Peer, now: float) -> None:
+    def _answer(self, node: str, boot: str, now: float) -> None:
         if len(self._answered) > 4096:
             self._answered = {node: until for node, until in self._answered.items() if until > now}
-        self._answered[peer.node] = now + 1 / ANSWERS_PER_SECOND
-        self._bus.publish(self._subjects.inbox(peer.node, peer.boot), self.document)
+        self._answered[node] = now + 1 / ANSWERS_PER_SECOND
+        self._bus.publish(self._subjects.inbox(node, boot), self.document)
 
-    async def _answer_later(self, peer: Peer, seconds: float) -> None:
+    async def _answer_later(self, node: str, boot: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self._put_off.discard(peer.node)
-        self._answer(peer, self._clock().monotonic)
+        self._put_off.discard(node)
+        self._answer(node, boot, self._clock().monotonic)
 
-    def learn(self, data: bytes, claimed: str | None = None) -> Accepted | None:
-        """Take in an announcement, wherever it came from; None when it is not to be trusted."""
+    def learn(self, data: bytes, claimed: str | None = None, *, asked: bool = False) -> Accepted | None:
+        """Take in an announcement, wherever it came from; None when it is not to be trusted. `asked`: by a find."""
         now = self._clock()
         try:
             accepted = self._keyring.accept(data, now, claimed)
         except Untrusted as error:
             self._distrust(error)
+            if asked and isinstance(error, Misfit):  # one of the two clocks is wrong: let the other side know too
+                self._say(error.node, error.boot)
             return None
         self.learned(accepted.peer, accepted.announcement, now)
         return accepted

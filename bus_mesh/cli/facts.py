@@ -50,4 +50,7 @@ async def gathered(mesh: "Mesh", signer: "Operator | None", *, patience: float |
     except (Problem, MeshError) as error:
         why = error.what if isinstance(error, Problem) else error.message
     own, instances = await ask(mesh, "status"), await ask(mesh, "instances")
-    return Facts(clock.wall_us(), own, nodes, instances, answers, ahead, silent, policy, why)
+    misfits = [one for one in own["misfits"] if one["node"] not in answers]
+    ended = {one["node"]: one["by_us"] for one in misfits if one["reason"] == "EXPIRED"}
+    ahead |= {one["node"]: one["by_us"] for one in misfits if one["node"] not in ended}
+    return Facts(clock.wall_us(), own, nodes, instances, answers, ahead, ended, silent, policy, why)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Checked", "Facts", "Mark", "hours", "judged"]
+__all__ = ["Checked", "Facts", "Mark", "judged", "span"]
 
 CLOCK_WARN: Final = 1.0
 CLOCK_WRONG: Final = 60.0
@@ -36,7 +36,8 @@ class Facts(NamedTuple):
     """What was found. Times are microseconds since 1970 by this machine's clock.
 
     `answers` are what agents answer to `stats`, `ahead_us` how far the clock of each is ahead of this one, `silent` why
-    others gave none. `policy` is the policy agent's word, None with `why_no_policy`.
+    others gave none, `ended_us` how long ago the certificates of some ended. `policy` is the policy agent's word, None
+    with `why_no_policy`.
     """
 
     now_us: int
@@ -45,6 +46,7 @@ class Facts(NamedTuple):
     instances: list[dict[str, Any]]
     answers: Mapping[str, Mapping[str, Any]]
     ahead_us: Mapping[str, int]
+    ended_us: Mapping[str, int]
     silent: Mapping[str, str]
     policy: Mapping[str, Any] | None
     why_no_policy: str
@@ -64,11 +66,21 @@ def _line(group: str, what: str, wrong: Mapping[str, str], hint: str, mark: Mark
     return Checked(group, what, mark, ", ".join(named[:MOST_NAMED]) + more, hint)
 
 
+def _said(facts: Facts) -> dict[str, Mapping[str, Any]]:
+    """Return how agents are, by their own word: this node's is heard without the bus."""
+    return {facts.agent["node"]: facts.agent} | {name: answer["status"] for name, answer in facts.answers.items()}
+
+
 def _agents(facts: Facts) -> Iterator[Checked]:
-    group, said = "agents", {name: answer["status"] for name, answer in facts.answers.items()}
+    group, said = "agents", _said(facts)
     yield Checked(group, f"the agent of {facts.agent['node']} answers", Mark.GOOD)
     hint = "is it running, and on the bus? its log says so"
     yield _line(group, f"all {len(facts.nodes)} nodes answer operators", facts.silent, hint)
+    acks = facts.policy.get("acks", ()) if facts.policy is not None else ()
+    here = {node["node"] for node in facts.nodes}
+    gone = {ack["node"]: f"has been silent for {span(ack['age_us'])}" for ack in acks if ack["node"] not in here}
+    hint = "start its agent, whose log says what it lacks; if it is gone for good: busmesh node revoke NODE"
+    yield _line(group, "no node that the policy agent knows is missing", gone, hint, Mark.DOUBTFUL)
     away = {name: f"is {one['bus']}" for name, one in said.items() if one["bus"] != "connected"}
     yield _line(group, "all are connected to the bus", away, "bus.url, bus.credentials and bus.tls in its node.yaml")
     leaving = {name: "is draining" for name, one in said.items() if one["draining"]}
@@ -90,21 +102,21 @@ def _clocks(facts: Facts) -> Iterator[Checked]:
 def _certificates(facts: Facts) -> Iterator[Checked]:
     group = "certificates"
     ends = {node["node"]: node["cert_expires_us"] for node in facts.nodes if node["cert_expires_us"]}
-    over = {name: f"ended {hours(facts.now_us - at)} ago" for name, at in ends.items() if at <= facts.now_us}
+    since = {name: facts.now_us - at for name, at in ends.items() if at <= facts.now_us} | dict(facts.ended_us)
+    over = {name: f"ended {span(us)} ago" for name, us in since.items()}
     hint = "admit it anew: busmesh token create NODE, then busmesh agent --join TOKEN there"
     yield _line(group, "no certificate has ended", over, hint)
     late = {}
-    for name, said in facts.answers.items():
-        status = said["status"]
+    for name, status in _said(facts).items():
         left, life = status["cert_expires_us"] - facts.now_us, status["cert_expires_us"] - status["cert_issued_us"]
         if name not in over and 0 < left < life / THIRD:
-            late[name] = f"has {hours(left)} left of {hours(life)}"
+            late[name] = f"has {span(left)} left of {span(life)}"
     hint = "is the policy agent running, with the issuer's key? its log says why it renews none"
     yield _line(group, "all are renewed in time", late, hint, Mark.DOUBTFUL)
 
 
 def _policy(facts: Facts) -> Iterator[Checked]:
-    group, said = "policy", {name: answer["status"] for name, answer in facts.answers.items()}
+    group, said = "policy", _said(facts)
     hint = "busmesh policy-agent -c policy.yaml, and its log; what is in force stays"
     expired = {name: "has one that is" for name, one in said.items() if one["policy_state"] == "expired"}
     yield _line(group, "no policy has expired", expired, hint)
@@ -132,7 +144,11 @@ def _services(facts: Facts) -> Iterator[Checked]:
 _BAD: Final = ("full", "unwell")
 
 
-def hours(us: int) -> str:
+def span(us: int) -> str:
     """Return a span of microseconds in words."""
-    count = us / 3_600_000_000
+    seconds = us / 1e6
+    for longest, unit, size in ((120, "s", 1), (7200, "min", 60)):
+        if seconds < longest:
+            return f"{seconds / size:.0f} {unit}"
+    count = seconds / 3600
     return f"{count:.1f} h" if count < 48 else f"{count / 24:.0f} days"

@@ -119,6 +119,6 @@ def cells(row: dict[str, Any], now_us: int) -> list[object]:
 
 
 def _left(us: int) -> str:
-    from bus_mesh.cli.judgement import hours
+    from bus_mesh.cli.judgement import span
 
-    return hours(us) if us > 0 else "ended"
+    return span(us) if us > 0 else "ended"

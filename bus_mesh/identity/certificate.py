@@ -83,6 +83,14 @@ class NodeCertificate(NamedTuple):
     serial: str
 
 
+class OutOfForce(Untrusted):
+    """A node certificate that its issuer signed, of another mesh or of another time."""
+
+    def __init__(self, reason: Reason, message: str, certificate: NodeCertificate) -> None:
+        super().__init__(reason, message)
+        self.certificate = certificate
+
+
 class OperatorCertificate(NamedTuple):
     """What a person may do, and until when; `not_after_us` is the earliest expiry in the chain."""
 
@@ -171,7 +179,10 @@ def verify_node(data: bytes, issuer: Delegation, now_us: int) -> NodeCertificate
     until_us = min(not_after_us, issuer.not_after_us)
     grants = frozenset(serve), frozenset(call_as)
     found = NodeCertificate(mesh, node, strong(key, signing=True), *grants, not_before_us, until_us, serial)
-    _in_force(found, issuer.mesh, now_us)
+    try:
+        _in_force(found, issuer.mesh, now_us)
+    except Untrusted as error:
+        raise OutOfForce(error.reason, error.message, found) from None
     return found
 
 

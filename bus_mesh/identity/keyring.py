@@ -18,7 +18,7 @@ from bus_mesh.identity.keys import KEY_BYTES, SUITE, Pair, verifies
 from bus_mesh.identity.opened import Accepted, NotARecipient, Opened, Sealed
 from bus_mesh.identity.peers import SKEW_US, Peer, Peers
 from bus_mesh.identity.receipt import Proof
-from bus_mesh.identity.refusal import Dropped, Reason, Untrusted
+from bus_mesh.identity.refusal import Dropped, Misfit, Reason, Untrusted
 from bus_mesh.identity.trust import Trust
 from bus_mesh.protocol.frames import FrameError, encode_long, split
 from bus_mesh.protocol.subjects import Subjects
@@ -29,6 +29,7 @@ __all__ = [
     "Dropped",
     "EnvelopeKind",
     "Keyring",
+    "Misfit",
     "NotARecipient",
     "Now",
     "Opened",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _SIGNATURE: Final = 64
+_MOST_MISFITS: Final = 1024
 _KINDS: Final = {int(kind): kind for kind in EnvelopeKind}
 _ONE_RECIPIENT: Final = frozenset({EnvelopeKind.ANSWERS, EnvelopeKind.CONTROL})
 
@@ -73,6 +75,7 @@ class Keyring:
         self._trust = Trust(own.mesh, own.root)
         self._peers = Peers(own.node)
         self._by_id = self._peers.by_id
+        self._misfits: dict[str, tuple[int, Misfit]] = {}
         subjects = Subjects(own.mesh)
         root = subjects.root
         self._inbox = subjects.inbox(own.node, boot)
@@ -168,11 +171,29 @@ class Keyring:
             accepted = self._accept(data, now, claimed)
             said = accepted.announcement
             if accepted.news and not said.withdrawn and not self._peers.is_leased(said.node):
-                raise Untrusted(Reason.CLOCK_SKEW, f"what node {said.node} announced is over a minute old by our clock")
+                text = f"what node {said.node} announced is over a minute old by our clock"
+                behind = said.issued_us - self.clock_us(now)
+                raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, behind)
         except Untrusted as error:
             self.dropped[error.reason] += 1
+            if isinstance(error, Misfit):
+                self._note(error, now)
             raise
+        if accepted.news:
+            self._misfits.pop(said.node, None)
         return accepted
+
+    def misfits(self, now: Now) -> list[Misfit]:
+        """Return the last word of nodes that are not believed, where it was heard lately."""
+        since = now.boottime_us - 2 * LEASE_US
+        return [error for at, error in self._misfits.values() if at >= since]
+
+    def _note(self, error: Misfit, now: Now) -> None:
+        self._misfits.pop(error.node, None)
+        if len(self._misfits) >= _MOST_MISFITS:
+            del self._misfits[next(iter(self._misfits))]  # the one heard longest ago
+        kept = Misfit(error.reason, error.message, error.node, error.boot, error.by_us)  # holds no traceback
+        self._misfits[error.node] = now.boottime_us, kept
 
     def peer_of(self, node: str, boot: str) -> Peer | None:
         """Return the current epoch of one process of a node, or None when it is not trusted (any more)."""

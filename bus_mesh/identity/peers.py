@@ -15,7 +15,7 @@ from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.certificate import NodeCertificate
 from bus_mesh.identity.epochs import Epoch, Now
 from bus_mesh.identity.keys import SUITE, Pair, key_id
-from bus_mesh.identity.refusal import Reason, Untrusted
+from bus_mesh.identity.refusal import Misfit, Reason, Untrusted
 from bus_mesh.identity.replay import Window
 from bus_mesh.protocol.subjects import Subjects
 
@@ -173,7 +173,8 @@ class Peers:
             raise Untrusted(Reason.REVOKED, f"node {said.node} is revoked")
         ahead = said.issued_us - clock_us
         if ahead > SKEW_US:
-            raise Untrusted(Reason.CLOCK_SKEW, f"the clock of node {said.node} is {ahead / 1e6:.0f}s ahead of ours")
+            text = f"the clock of node {said.node} is {ahead / 1e6:.0f}s ahead of ours"
+            raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, ahead)
         sender = self._senders.get(said.node)
         fresh = clock_us <= said.expires_us + SKEW_US
         if sender is not None:

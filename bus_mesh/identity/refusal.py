@@ -2,6 +2,7 @@
 
 IdentityError
 ├── Untrusted       a document (delegation, certificate, announcement) that does not hold
+│   └── Misfit      what a node really said, dated by a clock that is not ours, or after its certificate's end
 ├── Dropped         an envelope that nobody gets an answer to
 └── NotARecipient   an envelope of a known sender for somebody else (in `keyring`)
 """
@@ -9,7 +10,7 @@ IdentityError
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["ALARMS", "Dropped", "IdentityError", "Reason", "Untrusted"]
+__all__ = ["ALARMS", "Dropped", "IdentityError", "Misfit", "Reason", "Untrusted"]
 
 
 class Reason(StrEnum):
@@ -62,6 +63,20 @@ class IdentityError(Exception):
 
 class Untrusted(IdentityError):
     """A document that does not hold; the message says what was found and what would do."""
+
+
+class Misfit(Untrusted):
+    """An announcement that its node has signed, and that does not fit the time: CLOCK_SKEW, EXPIRED or NOT_YET_VALID.
+
+    `by_us` is how far the node's clock is ahead of ours (less than 0: behind), how long ago its certificate ended, or
+    in how long it begins.
+    """
+
+    def __init__(self, reason: Reason, message: str, node: str, boot: str, by_us: int) -> None:
+        super().__init__(reason, message)
+        self.node = node
+        self.boot = boot
+        self.by_us = by_us
 
 
 class Dropped(IdentityError):

@@ -7,7 +7,8 @@ from bus_mesh.identity import certificate as certificates
 from bus_mesh.identity.announcement import Announcement, decode_announcement, read_announcement
 from bus_mesh.identity.budget import Budget, Remembered
 from bus_mesh.identity.certificate import Delegation, NodeCertificate, Role
-from bus_mesh.identity.refusal import Reason, Untrusted
+from bus_mesh.identity.document import Document
+from bus_mesh.identity.refusal import Misfit, Reason, Untrusted
 
 __all__ = ["Trust"]
 
@@ -60,7 +61,10 @@ class Trust:
         found = read_announcement(data)
         known = self._chains.get(sha256(found.hint).digest())
         self._budget.spend(_payer(known, claimed), vouched=known is not None and claimed is not None, now=monotonic)
-        held = self._certificate(found.hint, wall_us)
+        try:
+            held = self._certificate(found.hint, wall_us)
+        except certificates.OutOfForce as error:
+            raise _misfit(error, found, wall_us) from None
         return decode_announcement(found, held), held
 
     def _certificate(self, chain: bytes, wall_us: int) -> NodeCertificate:
@@ -84,6 +88,16 @@ class Trust:
             del self._issuers[next(iter(self._issuers))]
         self._issuers[delegation] = found
         return found
+
+
+def _misfit(error: certificates.OutOfForce, found: Document, wall_us: int) -> Untrusted:
+    """Return what to refuse an announcement with whose certificate is not in force: people hear of its node by it."""
+    held = error.certificate
+    if error.reason not in (Reason.EXPIRED, Reason.NOT_YET_VALID):
+        return error
+    said = decode_announcement(found, held)  # else anybody could say so with a copy of the chain
+    by_us = wall_us - held.not_after_us if error.reason is Reason.EXPIRED else held.not_before_us - wall_us
+    return Misfit(error.reason, f"node {said.node}: {error.message}", said.node, said.boot, by_us)
 
 
 def _payer(known: NodeCertificate | None, claimed: str | None) -> str | None:

@@ -25,6 +25,8 @@ WITHHELD: Final = frozenset(
 """Fields that are never written, whoever passes them."""
 MAX_TEXT: Final = 2_000
 """Characters of one field."""
+_TLS_END: Final = "eof_received() has no effect when using ssl"
+"""What asyncio says at the end of each connection that began in the clear, as those of NATS do: nothing follows."""
 MAX_EVENTS: Final = 1_000
 """Event names that a Limited logger tells apart."""
 
@@ -125,6 +127,8 @@ class _Bridge(logging.Handler):
             message = record.getMessage()
         except Exception:  # arguments that do not fit the message are the library's mistake, not ours to die of
             message = str(record.msg)
+        if record.name == "asyncio" and _TLS_END in message:
+            return
         logger = get_logger(record.name)
         # Levels in between are allowed to libraries, and unknown to structlog.
         say = logger.error if record.levelno >= logging.ERROR else logger.warning

@@ -6,6 +6,7 @@ from bus_mesh.cli.judgement import Facts, Mark, judged
 
 NOW = 1_800_000_000_000_000
 HOUR = 3_600_000_000
+ACKS = [{"node": name, "age_us": 300_000} for name in ("a", "b")]
 
 
 def status(**other: Any) -> dict[str, Any]:
@@ -17,7 +18,8 @@ def facts(**other: Any) -> Facts:
     answers = {name: {"status": status(**other.pop(name, {}))} for name in ("a", "b")}
     nodes = [{"node": name, "cert_expires_us": one["status"]["cert_expires_us"]} for name, one in answers.items()]
     instances = [{"instance": f"{name}-1", "service": "orders", "state": "up"} for name in answers]
-    found = Facts(NOW, {"node": "a"}, nodes, instances, answers, {"a": 0, "b": 300}, {}, {"number": 7}, "")
+    own = {"node": "a", **answers["a"]["status"]}
+    found = Facts(NOW, own, nodes, instances, answers, {"a": 0, "b": 300}, {}, {}, {"number": 7, "acks": ACKS}, "")
     return found._replace(**other)
 
 
@@ -41,7 +43,14 @@ def test_a_mesh_that_is_well_is_all_good() -> None:
         ({"b": {"version": "1.1"}}, "agents", Mark.DOUBTFUL, "a runs 1.0, b runs 1.1"),
         ({"ahead_us": {"a": 0, "b": 2_500_000}}, "clocks", Mark.DOUBTFUL, "b is 2.5 s ahead"),
         ({"ahead_us": {"a": 0, "b": -75_000_000}}, "clocks", Mark.WRONG, "b is 75.0 s behind"),
-        ({"b": {"cert_expires_us": NOW - HOUR}}, "certificates", Mark.WRONG, "b ended 1.0 h ago"),
+        ({"b": {"cert_expires_us": NOW - HOUR}}, "certificates", Mark.WRONG, "b ended 60 min ago"),
+        ({"ended_us": {"c": 90_000_000}}, "certificates", Mark.WRONG, "c ended 90 s ago"),
+        (
+            {"policy": {"number": 7, "acks": [*ACKS, {"node": "c", "age_us": 3 * HOUR}]}},
+            "agents",
+            Mark.DOUBTFUL,
+            "c has been silent for 3.0 h",
+        ),
         (
             {"b": {"cert_issued_us": NOW - 20 * HOUR, "cert_expires_us": NOW + 4 * HOUR}},
             "certificates",

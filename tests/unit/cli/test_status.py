@@ -23,7 +23,7 @@ def ack(name: str, **other: Any) -> dict[str, Any]:
 
 def facts(*nodes: dict[str, Any], acks: Any = (), **answers: dict[str, Any]) -> Facts:
     statuses = {name: {"status": one} for name, one in answers.items()}
-    return Facts(NOW, said(), list(nodes), [], statuses, {}, {}, {"number": 7, "acks": list(acks)}, "")
+    return Facts(NOW, said(), list(nodes), [], statuses, {}, {}, {}, {"number": 7, "acks": list(acks)}, "")
 
 
 def state(found: Facts, name: str) -> str:

@@ -47,6 +47,7 @@ class World:
         call_as: Iterable[str] = ("web",),
         key: NodeKey | None = None,
         until_us: int = START_US + DAY_US,
+        from_us: int = START_US - 60_000_000,
     ) -> Own:
         key = key or NodeKey.generate(stream(f"{self.mesh} {node}"))
         chain = certify_node(
@@ -57,7 +58,7 @@ class World:
             key=key.public,
             serve=serve,
             call_as=call_as,
-            not_before_us=START_US - 60_000_000,
+            not_before_us=from_us,
             not_after_us=until_us,
             serial=f"{node}-1",
         )
