@@ -91,17 +91,19 @@ async def contents(mesh: "Mesh", hashes: Mapping[str, str]) -> dict[str, str]:
     return {name: found[hash].decode() for name, hash in hashes.items()}
 
 
-async def difference(mesh: "Mesh", before: Mapping[str, str], texts: Mapping[str, str], names: Iterable[str]) -> str:
-    """Return a unified diff from documents of the mesh, by their hashes, to these texts."""
+async def difference(
+    mesh: "Mesh", before: Mapping[str, str], texts: Mapping[str, str], names: Iterable[str]
+) -> dict[str, str]:
+    """Return unified diffs from documents of the mesh, by their hashes, to these texts: of those that differ."""
     told = list(names)
     old = await contents(mesh, {name: before[name] for name in told if name in before})
-    lines: list[str] = []
+    found = {}
     for name in told:
-        was, now = old.get(name, ""), texts.get(name, "")
-        lines += difflib.unified_diff(
-            was.splitlines(), now.splitlines(), f"{name} in force", f"{name} given", lineterm="", n=2
-        )
-    return "\n".join(lines)
+        was, now = old.get(name, "").splitlines(), texts.get(name, "").splitlines()
+        lines = difflib.unified_diff(was, now, f"{name} in force", f"{name} given", lineterm="", n=2)
+        if text := "\n".join(lines):
+            found[name] = text
+    return found
 
 
 def standing(said: Mapping[str, Any], number: int) -> Applied:

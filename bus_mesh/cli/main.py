@@ -28,7 +28,9 @@ from bus_mesh.cli import (
     token,
     up,
 )
+from bus_mesh.cli.options import As
 from bus_mesh.cli.problem import explain
+from bus_mesh.cli.show import Output
 
 app = typer.Typer(
     name="busmesh",
@@ -69,9 +71,9 @@ app.add_typer(receipt.receipt, name="receipt")
 
 
 @app.command()
-def version() -> None:
+def version(output: As = Output.TEXT) -> None:
     """Print the version of bus-mesh."""
-    show.line(__version__)
+    show.result(output, {"version": __version__}, __version__)
 
 
 def run() -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, Final
 import typer
 
 from bus_mesh.cli import options, show
-from bus_mesh.cli.options import Home
+from bus_mesh.cli.options import As, Home
 from bus_mesh.cli.problem import usage
+from bus_mesh.cli.show import Output
 
 node = typer.Typer(help="Admit nodes, list them, put them out.", no_args_is_help=True, rich_markup_mode=None)
 operator = typer.Typer(help="Say who may give commands.", no_args_is_help=True, rich_markup_mode=None)
@@ -36,6 +37,7 @@ _BUS: Final = '{{url: "{url}", credentials: identity/bus.creds, tls: {{ca: ident
 def init(
     mesh: Annotated[str, typer.Option("--mesh", help="The name of the mesh: all its subjects start mesh.NAME.")],
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Make the keys of a new mesh.
 
@@ -48,7 +50,7 @@ def init(
     show.say(f"made the mesh {mesh} in {made.path}: delegations are good for a year")
     show.say(f"next: move {made.path / 'root.key'} to a safe place that is not this machine")
     show.say(f"next: busmesh node add node-a --serve orders --call-as web --home {made.path}")
-    show.line(str(made.path))
+    show.result(output, {"mesh": mesh, "home": str(made.path)}, str(made.path))
 
 
 @node.command()
@@ -63,6 +65,7 @@ def add(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write [default: HOME/NAME].", show_default=False)
     ] = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Admit a node: write its identity (good for 30 days) and a node.yaml to start from.
 
@@ -88,7 +91,7 @@ def add(
         write_new(config, _STARTER.format(mesh=mesh_home.mesh, node=name, path=config, bus=bus).encode())
     show.say(f"admitted {name} for 30 days: {folder}")
     show.say(f"next: set the bus in {config}, put policy into {folder / 'policy'}, then busmesh agent -c {config}")
-    show.line(str(config))
+    show.result(output, {"node": name, "config": str(config)}, str(config))
 
 
 @operator.command("add")
@@ -99,6 +102,7 @@ def add_operator(
     out: Annotated[
         Path | None, typer.Option("--out", help="A folder for key and certificate [default: HOME].", show_default=False)
     ] = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Certify an operator for 90 days: write NAME.key (0600) and NAME.chain, for --operator NAME."""
     from bus_mesh.cli.home import MeshHome
@@ -108,4 +112,5 @@ def add_operator(
     mesh_home.appoint(name, options.names(may), folder)
     show.say(f"{name} may {may} for 90 days")
     show.say(f"next: busmesh policy apply -f PATH --operator {name} --home {folder}")
-    show.line(str(folder / f"{name}.key"))
+    key = str(folder / f"{name}.key")
+    show.result(output, {"operator": name, "key": key}, key)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bus_mesh.cli import options, show
-from bus_mesh.cli.options import Home
+from bus_mesh.cli.options import As, Home
 from bus_mesh.cli.problem import Problem, usage
+from bus_mesh.cli.show import Output
 
 if TYPE_CHECKING:
     from bus_mesh.cli.nats_home import NatsHome
@@ -36,6 +37,7 @@ def config(
     listen: Listen = "127.0.0.1:4222",
     name: Names = None,
     monitor: Annotated[str, typer.Option("--monitor", metavar="HOST:PORT", help="Statistics, or off.")] = "off",
+    output: As = Output.TEXT,
 ) -> None:
     """Write the configuration of a nats-server with TLS and a user for each node.
 
@@ -63,7 +65,8 @@ def config(
     show.say(f"wrote {folder}: the server's certificate is good for a year")
     show.say(f"next: cd {folder} && nats-server -c {CONFIGURATION}")
     show.say(f"next: busmesh node add node-a --serve orders --home {side.home.path}   # brings a user of the bus")
-    show.line(str(folder / CONFIGURATION))
+    file = str(folder / CONFIGURATION)
+    show.result(output, {"configuration": file, "address": side.address}, file)
 
 
 @nats.command()
@@ -83,6 +86,7 @@ def client(
         typer.Option("--answer", metavar="SUBJECT", help="What it may serve outside of it.", show_default=False),
     ] = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Write a user of the bus for a plain client or service of NATS, good for 30 days.
 
@@ -106,7 +110,7 @@ def client(
             error.message, "it becomes a part of subjects", "busmesh nats client reports --call orders"
         ) from None
     show.say(f"next: connect with these credentials, {side.path / 'ca.pem'}, and the inbox prefix _INBOX.{name}")
-    show.line(str(out))
+    show.result(output, {"client": name, "credentials": str(out), "inbox": f"_INBOX.{name}"}, str(out))
 
 
 def _write(side: "NatsHome", folder: Path, hosts: list[str], settings: "ServerSettings") -> None:

@@ -60,6 +60,7 @@ def revoke(
     app: App = "cli",
     socket: Socket = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Put a node out of the mesh, for good: every agent believes it no more, and its own serves and calls no more.
 
@@ -72,7 +73,7 @@ def revoke(
     signer, patience = Operator.read(options.home_of(home), operator), (timeout or PATIENCE) if wait else None
     said, found = with_mesh(app, socket, lambda mesh: _done(mesh, signer, "revoke", {"node": name}, patience))
     cut = _cut_off(options.home_of(home), name, said["users"])
-    _tell(f"node {name} is out", said, found)
+    _tell(output, f"node {name} is out", said, found)
     if not cut:
         raise typer.Exit(1)
 
@@ -85,6 +86,7 @@ def revoke_operator(
     app: App = "cli",
     socket: Socket = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Take all rights from an operator, for good: no command that it signs is carried out any more."""
     from bus_mesh.cli.ask import with_mesh
@@ -92,7 +94,7 @@ def revoke_operator(
 
     signer, patience = Operator.read(options.home_of(home), operator), (timeout or PATIENCE) if wait else None
     done = with_mesh(app, socket, lambda mesh: _done(mesh, signer, "revoke_operator", {"name": name}, patience))
-    _tell(f"operator {name} is out", *done)
+    _tell(output, f"operator {name} is out", *done)
 
 
 async def _done(
@@ -149,8 +151,9 @@ async def _push(side: "NatsHome", token: str) -> None:
         await bus.close()
 
 
-def _tell(done: str, said: dict[str, Any], found: "Applied | None") -> None:
-    show.line(f"{done}, by bundle {said['number']}" if said["changed"] else f"{done} already")
+def _tell(output: Output, done: str, said: dict[str, Any], found: "Applied | None") -> None:
+    row = {"number": said["number"], "changed": bool(said["changed"]), "reached": found and found._asdict()}
+    show.result(output, row, f"{done}, by bundle {said['number']}" if said["changed"] else f"{done} already")
     if found is not None:
         show.applied(found)
         if not found.whole:

@@ -82,6 +82,7 @@ def apply(
     app: App = CALLER,
     socket: Socket = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Give documents to the mesh: they replace those of the same kind and name, and the rest stays.
 
@@ -104,7 +105,7 @@ def apply(
         return said, found, await signer.command(mesh, "rollback", back)
 
     said, found, back = with_mesh(app, socket, work)
-    _tell_change(said, "would be" if dry_run else "is")
+    _tell_change(output, said, found, "would be" if dry_run else "is", back["number"] if back is not None else None)
     for warning in said["warnings"]:
         show.say(warning)
     if found is not None:
@@ -124,6 +125,7 @@ def rollback(
     app: App = CALLER,
     socket: Socket = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Put the content of an earlier bundle into force, under a new number."""
     from bus_mesh.cli import apply as at
@@ -137,7 +139,7 @@ def rollback(
         return said, await at.wait(mesh, said["number"], patience) if wait else None
 
     said, found = with_mesh(app, socket, work)
-    _tell_change(said, "is")
+    _tell_change(output, said, found, "is")
     show.say(f"it has the content of bundle {said['origin']}")
     if found is not None:
         show.applied(found)
@@ -152,6 +154,7 @@ def diff(
     prune: Annotated[bool, typer.Option("--prune", help="As if applied with --prune.")] = False,
     app: App = CALLER,
     socket: Socket = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Show what files, or another bundle, would change. Exits 1 when there is a difference.
 
@@ -167,7 +170,7 @@ def diff(
         raise usage(f"there is {what} to compare", "give -f PATH, or one or two numbers of bundles")
     given = at.read(file) if file else {}
 
-    async def work(mesh: "Mesh") -> str:
+    async def work(mesh: "Mesh") -> dict[str, str]:
         if file:
             before = (await at.bundle(mesh))["hashes"]
             names = sorted({*given, *(name for name in before if name != REVOKED)}) if prune else sorted(given)
@@ -178,8 +181,12 @@ def diff(
         return await at.difference(mesh, old["hashes"], await at.contents(mesh, there), sorted(changed))
 
     found = with_mesh(app, socket, work)
+    if output is Output.JSON:
+        for name, text in found.items():
+            show.json_line({"document": name, "diff": text})
+    elif found:
+        show.line("\n".join(found.values()))
     if found:
-        show.line(found)
         raise typer.Exit(1)
     show.say("no difference")
 
@@ -190,10 +197,12 @@ def get_policy(
     number: Annotated[int, typer.Option("--number", help="Of this bundle [default: the one in force].")] = 0,
     app: App = CALLER,
     socket: Socket = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Print the documents in force, or those of an earlier bundle, as YAML."""
     from bus_mesh.cli import apply as at
     from bus_mesh.cli.ask import with_mesh
+    from bus_mesh.policy.yaml_lines import read
 
     async def work(mesh: "Mesh") -> dict[str, str]:
         hashes = (await at.bundle(mesh, number))["hashes"]
@@ -201,7 +210,12 @@ def get_policy(
             raise usage(f"there is no document {name!r}", f"there is {', '.join(sorted(hashes)) or 'none at all'}")
         return await at.contents(mesh, {n: hash for n, hash in hashes.items() if name in (None, n)})
 
-    show.line("---\n".join(with_mesh(app, socket, work).values()).rstrip("\n"))
+    found = with_mesh(app, socket, work)
+    if output is Output.JSON:
+        for title, text in found.items():
+            show.json_line({"document": title, "yaml": text, "content": read(text)[0].value})
+        return
+    show.line("---\n".join(found.values()).rstrip("\n"))
 
 
 @policy.command()
@@ -285,12 +299,15 @@ def _operator(home: Path | None, socket: Path | None, name: str) -> "Operator":
     return Operator.read(options.home_of(home), name)
 
 
-def _tell_change(said: dict[str, Any], word: str) -> None:
-    if said["changed"]:
-        number = said["number"] if word == "is" else said["before"] + 1
-        show.line(f"bundle {number} {word} in force: {_changes(said)}")
-    else:
-        show.line(f"bundle {said['number']} is in force: nothing changed")
+def _tell_change(
+    output: Output, said: dict[str, Any], found: "Applied | None", word: str, back: int | None = None
+) -> None:
+    """Print the bundle that was made, or would be; with -o json also how far it came, and what it went back by."""
+    number = said["number"] if word == "is" or not said["changed"] else said["before"] + 1
+    text = f"{word} in force: {_changes(said)}" if said["changed"] else "is in force: nothing changed"
+    told = {"in_force": word == "is", "changed": said["changed"], "warnings": said.get("warnings", [])}
+    row = {"number": number, **told, "reached": found and found._asdict(), "went_back_by": back}
+    show.result(output, row, f"bundle {number} {text}")
 
 
 def _changes(said: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,14 @@ def json_line(value: Any) -> None:
 def json_block(value: Any) -> None:
     """Print `value` as JSON for reading."""
     line(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def result(output: Output, row: Mapping[str, Any], text: str) -> None:
+    """Print what a command came to: `text`, or with -o json the row."""
+    if output is Output.JSON:
+        json_line(row)
+    else:
+        line(text)
 
 
 def yaml_block(value: Any) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bus_mesh.cli import options, show
-from bus_mesh.cli.options import App, By, Home, Socket
+from bus_mesh.cli.options import App, As, By, Home, Socket
+from bus_mesh.cli.show import Output
 
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
@@ -33,6 +34,7 @@ def create(
     app: App = "cli",
     socket: Socket = None,
     home: Home = None,
+    output: As = Output.TEXT,
 ) -> None:
     """Print a token: on the new machine, `busmesh agent --join TOKEN --state DIR` makes it this node.
 
@@ -51,4 +53,4 @@ def create(
 
     made = with_mesh(app, socket, work)
     show.say(f"admits {name} once, within {ttl:g} s: busmesh agent --join TOKEN --state DIR, or --join - to read it")
-    show.line(made["token"])
+    show.result(output, {"node": name, "token": made["token"], "ttl_s": float(ttl)}, made["token"])

@@ -34,11 +34,33 @@ JSON: dict[tuple[str, ...], set[str]] = {
     ("check",): {"group", "what", "mark", "why", "hint"},
     ("service", "list"): {"node", "service", "replica", "phase", "pid"},
     ("policy", "history"): {"number"},
+    ("policy", "get"): {"document", "yaml", "content"},
+    ("version",): {"version"},
     ("access", "check", "web", "orders/get"): {"allowed", "number"},
     ("node", "list"): {"node"},
     ("call", *ORDER): {"id"},
     ("bench", *ORDER, "--calls", "10"): {"calls"},
 }
+MADE: dict[tuple[str, ...], set[str]] = {
+    ("init", "--mesh", "demo"): {"mesh", "home"},
+    ("operator", "add", "eve", "--may", "policy", "--out", "eve"): {"operator", "key"},
+    ("nats", "config", "--out", "server"): {"configuration", "address"},
+    ("node", "add", "node-a", "--serve", "orders"): {"node", "config"},
+    ("nats", "client", "reports", "--out", "reports.creds"): {"client", "credentials", "inbox"},
+}
+"""What makes files, in the order in which a person would."""
+CHANGED: dict[tuple[str, ...], tuple[int, set[str]]] = {
+    ("token", "create", "node-z"): (0, {"node", "token", "ttl_s"}),
+    ("policy", "diff", "-f", "FILE"): (1, {"document", "diff"}),
+    ("policy", "apply", "-f", "FILE", "--wait"): (0, {"number", "changed", "reached", "warnings", "went_back_by"}),
+    ("policy", "apply", "-f", "FILE", "--dry-run"): (0, {"number", "changed", "in_force"}),
+    ("policy", "rollback"): (0, {"number", "changed", "reached"}),
+    ("node", "revoke", "node-z"): (0, {"number", "changed", "reached"}),
+    ("operator", "revoke", "eve"): (0, {"number", "changed", "reached"}),
+}
+"""What changes the mesh: its exit code, and what its JSON holds."""
+NO_RESULT = {("agent",), ("policy-agent",), ("run",)}
+"""What stays until it is stopped, and has its say in its log, or is another program."""
 WRONG: dict[tuple[str, ...], str] = {
     ("get", "ghosts"): "ghosts",
     ("describe", "service", "a.b"): "not a service name",
@@ -89,6 +111,35 @@ def line_is_json(line: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def test_what_makes_files_says_which_in_json(tmp_path: Path) -> None:
+    environment = {**os.environ, "BUSMESH_HOME": str(tmp_path / "home")}
+    for command, keys in MADE.items():
+        words = [*BUSMESH, *command, "-o", "json"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, env=environment, cwd=tmp_path)
+
+        assert done.returncode == 0, done.stderr
+        row = json.loads(done.stdout)
+        assert row.keys() == keys
+        for path in keys & {"home", "key", "configuration", "config", "credentials"}:
+            assert (tmp_path / row[path]).exists()
+
+
+def test_what_changes_the_mesh_says_in_json_what_it_came_to(shop: Up, tmp_path: Path) -> None:
+    file = tmp_path / "till.yaml"
+    file.write_text("kind: Service\nname: till\naccess: {allow: [{from: [web], methods: [ring]}]}\n")
+    for command, (code, keys) in CHANGED.items():
+        words = [str(file) if word == "FILE" else word for word in command]
+        done = shop.busmesh(*words, "-o", "json")
+
+        assert done.returncode == code, done.stderr
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(rows) == 1
+        assert keys <= rows[0].keys()
+        if "--wait" in command:
+            assert sorted(rows[0]["reached"]["applied"]) == ["node-a", "node-b"]
+            assert rows[0]["changed"] == {"Service/till": "added"}
 
 
 @pytest.mark.parametrize("command", [("get", "nodes"), ("get", "methods"), ("stat",)], ids=" ".join)
@@ -155,9 +206,9 @@ def test_every_command_has_help_and_what_prints_json_is_held_to_it(path: tuple[s
     command = ALL[path]
 
     assert command.help
-    if any("-o" in option.opts for option in command.params):
-        covered = {known[: len(path)] for known in JSON} | LATER
-        assert path in covered, f"{' '.join(path)} has -o, and no row here says what its JSON holds"
+    assert any("-o" in option.opts for option in command.params) == (path not in NO_RESULT)
+    covered = {known[: len(path)] for known in (*JSON, *MADE, *CHANGED)} | LATER | NO_RESULT
+    assert path in covered, f"{' '.join(path)} has -o, and no row here says what its JSON holds"
 
 
 LATER = {
