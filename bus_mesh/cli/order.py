@@ -7,7 +7,7 @@ import msgpack
 
 from bus_mesh.cli.ask import OWN_SERVICE, ask, closest
 from bus_mesh.cli.problem import Problem
-from bus_mesh.protocol.errors import DeadlineExceeded, Unimplemented
+from bus_mesh.protocol.errors import DeadlineExceeded, MeshError, Unimplemented
 
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
@@ -18,6 +18,10 @@ __all__ = ["PATIENCE", "NoAnswer", "Orderer"]
 
 PATIENCE: Final = 12.0
 """Seconds that a node has for its answer."""
+
+
+KNOWN_SECONDS: Final = 3.0
+"""Seconds that the policy agent has to say whom it has heard before."""
 
 
 class NoAnswer(Problem):
@@ -54,7 +58,7 @@ class Orderer:
         Raises the node's MeshError, and Problem for a node that is not there or does not answer for `timeout` seconds.
         """
         if node not in self._keys:
-            raise Problem(closest("node", node, list(self._keys)), "no such node has been heard", "busmesh get nodes")
+            raise await self._unheard(node)
         signed = self._operator.sign(self._name, verb, arguments, request or secrets.token_hex(16), self._keys[node])
         asked = {"node": node, "verb": verb, "payload": signed}
         try:
@@ -65,3 +69,18 @@ class Orderer:
         except Unimplemented as error:
             raise Problem(f"{node} does not know {verb}", error.message, "bring its agent to this version") from None
         return msgpack.unpackb(answer)
+
+    async def _unheard(self, node: str) -> Problem:
+        """Return what there is to say of a node that is not heard: for how long, or that there is none of that name."""
+        from bus_mesh.cli.judgement import span
+        from bus_mesh.cli.operator import control
+
+        try:
+            acks = (await control(self._mesh, "acks", {}, patience=0.0, timeout=KNOWN_SECONDS))["acks"]
+        except (Problem, MeshError):  # nobody keeps who has been there
+            acks = []
+        ages = {ack["node"]: ack["age_us"] for ack in acks}
+        if node not in ages:
+            return Problem(closest("node", node, list(self._keys)), "no such node has been heard", "busmesh get nodes")
+        why = "its agent has ended, or is cut off from the bus"
+        return NoAnswer(f"no answer from {node} for {span(ages[node])}", why, "busmesh check, there and here")

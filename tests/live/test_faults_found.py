@@ -83,6 +83,10 @@ def test_a_certificate_that_has_ended_is_found_at_its_node_and_the_node_is_misse
         assert eventually(lambda: "answer operators" not in checked(shop, *own), 30), checked(shop, *own)
         assert eventually(lambda: "nothing" not in checked(shop), 30), checked(shop)
         hold({ENDED: checked(shop, *own), MISSING: checked(shop)})
+    gone, never = shop.busmesh_each(("service", "list", "--node", "node-e"), ("service", "list", "--node", "node-x"))
+    assert (gone.returncode, never.returncode) == (1, 1)
+    assert "no answer from node-e for " in gone.stderr
+    assert "there is no node 'node-x'" in never.stderr
     done = shop.busmesh("node", "revoke", "node-e", "--home", str(shop.home))
     assert done.returncode == 0, done.stderr
     assert eventually(lambda: checked(shop) == "", 30), checked(shop)
