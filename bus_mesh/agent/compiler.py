@@ -41,7 +41,8 @@ class Compiler:
     ) -> None:
         self.policy = NO_POLICY
         self.access = Access(NO_POLICY)
-        told = Told(metrics.count, denials.note, full, self._waited, copy)
+        denied = lambda call, verdict: denials.note(call, verdict, self.policy.number)  # noqa: E731
+        told = Told(metrics.count, denied, full, self._waited, copy)
         self.parts: Parts[Any] = Parts(self._meter, directory, ask, luck, wall, told)
         self._metrics = metrics
         self._labels = labels

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from bus_mesh.gates.gate import Flight
 from bus_mesh.policy.access import Verdict
+from bus_mesh.protocol.errors import Code
+from bus_mesh.protocol.trace import parse
 from bus_mesh.telemetry.log import Limited
 from bus_mesh.telemetry.metrics import Metrics
 
@@ -24,19 +26,23 @@ class Denials:
     def __repr__(self) -> str:
         return f"Denials(audited={self._audited.total()})"
 
-    def note(self, call: Flight, verdict: Verdict) -> None:
-        """Count a call that a rule refuses, or would."""
+    def note(self, call: Flight, verdict: Verdict, policy: int) -> None:
+        """Count a call that a rule refuses, or would; `policy` is the number of what is in force."""
         self._metrics.denied.add(verdict.rule)
         if verdict.audited:
             row = call.caller, call.service, call.method, verdict.rule
             self._audited[row if row in self._audited or len(self._audited) < MOST_ROWS else _MORE] += 1
+        trace = parse((call.head or {}).get("traceparent"))
         self._log.warning(
             "denied",
             rule=verdict.rule,
+            policy=policy,
             audited=verdict.audited,
+            code=Code.OK.name if verdict.audited else Code.PERMISSION_DENIED.name,
             caller=call.caller,
             service=call.service,
             method=call.method,
+            **({} if trace is None else {"trace_id": trace.trace_id, "span_id": trace.span_id}),
         )
 
     def audited(self) -> list[dict[str, Any]]:
