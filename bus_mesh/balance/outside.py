@@ -67,7 +67,9 @@ class Outside:
 
     def until(self, service: str) -> float:
         """Return when it is no use any more to wait for an endpoint that is not known."""
-        known = self._services[service]
+        known = self._services.get(service)
+        if known is None:  # forgotten while somebody waited for another endpoint of it
+            return float("-inf")
         return known.asked_at + (SETTLE if known.endpoints else FIND_PATIENCE)
 
     def asked(self, service: str, now: float) -> None:

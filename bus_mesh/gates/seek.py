@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bus_mesh.balance.outside import Outside
 from bus_mesh.gates.balance import Waiting
-from bus_mesh.gates.gate import Flight, Gate, Refuse, Stage, Wait
+from bus_mesh.gates.gate import Flight, Gate, Refuse, Wait
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import BusStalled, InvalidArgument, NoInstances, Ran, Unimplemented
 
@@ -31,7 +31,7 @@ class Seek(Gate):
             text = f"{service} is no part of the mesh: nobody there keeps answers by their idempotency keys"
             return Refuse(InvalidArgument(text, ran=Ran.NO))
         endpoint = outside.endpoint(service, call.method)
-        waited = call.stage is Stage.WAITING
+        waited = call in self._waiting  # not by its stage, which a fault above may have left behind
         if not waited and outside.due(service, call.method, now):
             if self._ask(service, now):
                 outside.asked(service, now)

@@ -313,6 +313,35 @@ async def test_a_service_that_is_gone_is_said_to_be_and_searched_for_anew() -> N
         assert (await ask(t))["subject"] == "minmax.min"
 
 
+async def test_a_fault_before_the_search_does_not_pass_for_the_wait_of_it() -> None:
+    fault = "{delay: 200ms, percent: 100, until: 2999-01-01T00:00:00Z}"
+    async with MeshTest() as t:
+        t.policy(f"{ALLOWED}traffic: {{fault: {fault}}}\n")
+        await reach(t)
+        plain = await Plain(t).start()
+
+        assert (await t._time.through(ask(t)))["subject"] == "minmax.min"
+        assert plain.asked == 1
+
+
+async def test_a_service_that_is_lost_while_another_endpoint_is_waited_for_fails_both_calls() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.endpoints = {"min": "minmax.nobody.listens"}
+        await asyncio.gather(ask(t), return_exceptions=True)
+        plain.endpoints = {"min": "elsewhere.min"}
+        await t.advance(FIND_PATIENCE)
+        one, other = asyncio.ensure_future(ask(t, "gone")), asyncio.ensure_future(ask(t))
+        await t.advance(1.0)
+
+        for call in (one, other):
+            assert isinstance(call.exception(), NoInstances | Unimplemented)
+        (node,) = [node for node in network(t).nodes.values() if "test" in node.own.certificate.call_as]
+        assert repr(node._compiler.parts.waiting) == "Waiting({})"
+
+
 async def test_a_call_that_is_given_up_while_it_waits_is_forgotten() -> None:
     async with MeshTest() as t:
         t.policy(ALLOWED)
