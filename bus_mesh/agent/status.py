@@ -29,7 +29,8 @@ def status_of(node: "Node", now: "Now", *, loaded: bool) -> dict[str, object]:
         "draining": node.draining,
         "revoked": node.barred is not None,
         "misfits": [
-            {"node": one.node, "reason": str(one.reason), "by_us": one.by_us} for one in node.keyring.misfits(now)
+            {"node": one.node, "reason": str(one.reason), "by_us": one.by_us}
+            for one in node.keyring.misfits.lately(now)
         ],
         "cert_issued_us": node.own.certificate.not_before_us,
         "cert_expires_us": node.own.certificate.not_after_us,

@@ -15,6 +15,7 @@ from bus_mesh.identity.envelope import HEADER, INTRODUCED, MOST_FRAMES, MOST_REC
 from bus_mesh.identity.epochs import Epoch, Now
 from bus_mesh.identity.herald import LEASE_US, ROTATE_SECONDS, Herald, Own, own_identity
 from bus_mesh.identity.keys import KEY_BYTES, SUITE, Pair, verifies
+from bus_mesh.identity.misfits import Misfits
 from bus_mesh.identity.opened import Accepted, NotARecipient, Opened, Sealed
 from bus_mesh.identity.peers import SKEW_US, Peer, Peers
 from bus_mesh.identity.receipt import Proof
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 _SIGNATURE: Final = 64
-_MOST_MISFITS: Final = 1024
 _KINDS: Final = {int(kind): kind for kind in EnvelopeKind}
 _ONE_RECIPIENT: Final = frozenset({EnvelopeKind.ANSWERS, EnvelopeKind.CONTROL})
 
@@ -75,7 +75,7 @@ class Keyring:
         self._trust = Trust(own.mesh, own.root)
         self._peers = Peers(own.node)
         self._by_id = self._peers.by_id
-        self._misfits: dict[str, tuple[int, Misfit]] = {}
+        self.misfits = Misfits()
         subjects = Subjects(own.mesh)
         root = subjects.root
         self._inbox = subjects.inbox(own.node, boot)
@@ -177,23 +177,11 @@ class Keyring:
         except Untrusted as error:
             self.dropped[error.reason] += 1
             if isinstance(error, Misfit):
-                self._note(error, now)
+                self.misfits.note(error, now)
             raise
         if accepted.news:
-            self._misfits.pop(said.node, None)
+            self.misfits.forget(said.node)
         return accepted
-
-    def misfits(self, now: Now) -> list[Misfit]:
-        """Return the last word of nodes that are not believed, where it was heard lately."""
-        since = now.boottime_us - 2 * LEASE_US
-        return [error for at, error in self._misfits.values() if at >= since]
-
-    def _note(self, error: Misfit, now: Now) -> None:
-        self._misfits.pop(error.node, None)
-        if len(self._misfits) >= _MOST_MISFITS:
-            del self._misfits[next(iter(self._misfits))]  # the one heard longest ago
-        kept = Misfit(error.reason, error.message, error.node, error.boot, error.by_us)  # holds no traceback
-        self._misfits[error.node] = now.boottime_us, kept
 
     def peer_of(self, node: str, boot: str) -> Peer | None:
         """Return the current epoch of one process of a node, or None when it is not trusted (any more)."""
@@ -214,6 +202,7 @@ class Keyring:
         Our own node is only noted: stopping is up to the agent.
         """
         had = self._peers.epochs_of(node)
+        self.misfits.forget(node)
         self._peers.revoke(node)
         return had
 

@@ -18,21 +18,21 @@ def test_a_clock_over_a_minute_off_is_known_by_how_much(world: World, ahead: int
     ring, other = world.ring("a"), world.ring("b", now=at(0, ahead=ahead))
     refused(ring, other, 0)
 
-    (misfit,) = ring.misfits(at(1))
+    (misfit,) = ring.misfits.lately(at(1))
     assert (misfit.node, misfit.boot, misfit.reason) == ("b", "b1", "CLOCK_SKEW")
     assert misfit.by_us == ahead * 1_000_000
-    assert ring.misfits(at(31)) == [], "not heard any more"
+    assert ring.misfits.lately(at(31)) == [], "not heard any more"
 
 
 def test_a_certificate_that_has_ended_is_known_by_when(world: World) -> None:
     ring = world.ring("a")
     other = world.ring("b", own=world.own("b", until_us=START_US + 10_000_000))
     ring.accept(other.announcement, at(0))
-    assert ring.misfits(at(0)) == []
+    assert ring.misfits.lately(at(0)) == []
     other.announce((), at(12))
     refused(ring, other, 12)
 
-    (misfit,) = ring.misfits(at(13))
+    (misfit,) = ring.misfits.lately(at(13))
     assert (misfit.node, misfit.reason, misfit.by_us) == ("b", "EXPIRED", 2_000_000)
 
 
@@ -42,7 +42,7 @@ def test_a_certificate_that_has_not_begun_is_known_by_when(world: World) -> None
     with pytest.raises(Misfit):
         ring.accept(other.announcement, at(0, ahead=-50))
 
-    (misfit,) = ring.misfits(at(1, ahead=-50))
+    (misfit,) = ring.misfits.lately(at(1, ahead=-50))
     assert (misfit.reason, misfit.by_us) == ("NOT_YET_VALID", 40_000_000)
 
 
@@ -54,7 +54,7 @@ def test_a_copy_of_an_ended_chain_says_nothing_of_its_node(world: World) -> None
 
     with pytest.raises(Untrusted, match="BAD_SIGNATURE"):
         ring.accept(forged, at(12))
-    assert ring.misfits(at(12)) == []
+    assert ring.misfits.lately(at(12)) == []
 
 
 def test_a_node_that_is_right_again_is_no_misfit(world: World) -> None:
@@ -63,14 +63,22 @@ def test_a_node_that_is_right_again_is_no_misfit(world: World) -> None:
     other = world.ring("b", boot="b2")
     ring.accept(other.announcement, at(1))
 
-    assert ring.misfits(at(1)) == []
+    assert ring.misfits.lately(at(1)) == []
+
+
+def test_a_node_that_is_out_for_good_is_no_misfit_either(world: World) -> None:
+    ring, other = world.ring("a"), world.ring("b", now=at(0, ahead=75))
+    refused(ring, other, 0)
+    ring.revoke("b")
+
+    assert ring.misfits.lately(at(1)) == []
 
 
 def test_misfits_are_few_however_many_there_are(world: World) -> None:
     ring = world.ring("a")
     for number in range(1100):
-        ring._note(Misfit(Reason.CLOCK_SKEW, "text", f"n{number}", "b1", DAY_US), at(number / 1000))
+        ring.misfits.note(Misfit(Reason.CLOCK_SKEW, "text", f"n{number}", "b1", DAY_US), at(number / 1000))
 
-    found = ring.misfits(at(1.1))
+    found = ring.misfits.lately(at(1.1))
     assert len(found) == 1024
     assert found[-1].node == "n1099"
