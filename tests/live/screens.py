@@ -35,7 +35,7 @@ def hold(printed: Mapping[str, str]) -> None:
         _write(printed)
     shown = blocks()
     for title, text in printed.items():
-        assert _masked(text) == _masked(shown[title]), title
+        assert _masked(text) == _masked(shown[title]), f"{title} is now:\n{text}"
 
 
 def blocks() -> dict[str, str]:
