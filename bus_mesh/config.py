@@ -155,13 +155,14 @@ class Micro(Document):
     credentials: PlacedPath | None = None
     """Never those of `bus`: what an agent may do in the mesh is none of plain services' business."""
     tls: BusTls | None = None
-    """None: as with the mesh's bus."""
+    """None: as with the mesh's bus, where that is where they are."""
     inbox: Annotated[str, Field(pattern=r"^_INBOX(\.[A-Za-z0-9_-]{1,64}){1,4}\z")] | None = None
     """What subjects begin with on which its user may hear answers; None: `_INBOX.<node>`."""
 
     def bus(self, mesh: Bus) -> Bus:
         """Return the settings of this connection."""
-        return Bus(url=self.url or mesh.url, credentials=self.credentials, tls=self.tls or mesh.tls)
+        near = self.url is None
+        return Bus(url=self.url or mesh.url, credentials=self.credentials, tls=self.tls or (mesh.tls if near else None))
 
 
 class App(Document):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bus_mesh.agent.plain_values import from_json, to_json
 from bus_mesh.balance.outside import Outside
-from bus_mesh.bus.contract import NO_RESPONDERS, Bus
+from bus_mesh.bus.contract import NO_RESPONDERS, Bus, BusState
 from bus_mesh.gates.gate import Flight
 from bus_mesh.protocol import micro, names
 from bus_mesh.protocol.call import Outcome
@@ -25,10 +25,12 @@ from bus_mesh.protocol.errors import (
     PayloadTooLarge,
     Ran,
 )
-from bus_mesh.protocol.frames import Fail, Kind
+from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Fail, Kind
 
 REASON: Final = "PLAIN_SERVICE"
 """Reason of a failure that a plain service answered by itself; its own number of it is in `details`."""
+LARGEST: Final = FRAME_LIMIT - HEAD_LIMIT
+"""Bytes of an answer, as MessagePack."""
 _LONGEST_MESSAGE: Final = 1024
 _HEADERS: Final = 4096  # bytes left for headers
 
@@ -64,6 +66,11 @@ class Outward:
 
     def __repr__(self) -> str:
         return f"Outward({self._bus.state.value}, {self._outside!r}, calls={len(self._calls)})"
+
+    @property
+    def state(self) -> BusState:
+        """Where the connection stands."""
+        return self._bus.state
 
     async def start(self) -> None:
         """Listen for answers."""
@@ -132,8 +139,11 @@ def _outcome(flight: Flight, headers: Mapping[str, str], data: bytes) -> Outcome
         fail = Fail(int(Kind.FAIL), 0, int(code), REASON, message, {"code": said}, {"ran": str(Ran.YES)})
         return Outcome.failure(fail, None)
     try:
-        return Outcome(None, from_json(data if data.strip() else b"null"))
+        packed = from_json(data if data.strip() else b"null")
+        if len(packed) > LARGEST:  # its app could not take it in, and would lose every other call with it
+            raise ValueError(f"{len(packed)} bytes, over {LARGEST}")
+        return Outcome(None, packed)
     except ValueError as error:
-        text = f"{flight.service}/{flight.method} answered what is no JSON value: {error}"
+        text = f"{flight.service}/{flight.method} answered what is no JSON value, or none that fits: {error}"
         wrong: MeshError = Internal(text, ran=Ran.YES)
         return Outcome.refusal(wrong)

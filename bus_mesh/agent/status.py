@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 def status_of(node: "Node", now: "Now", *, loaded: bool) -> dict[str, object]:
     """What `busmesh status` and `/readyz` tell of this agent; `misfits` are nodes that it hears and cannot believe."""
-    office = node.control.office
+    office, outward, misfits = node.control.office, node.outbound.outward, node.keyring.misfits.lately(now)
     return {
         "node": node.own.node,
         "mesh": node.own.mesh,
         "version": __version__,
         "bus": node.bus.state.value,
+        "outside": outward.state.value if outward is not None else None,
         "rtt_ms": round(node.bus.rtt * 1000, 3),
         "policy": node.access.number,
         "policy_loaded": loaded,
@@ -28,10 +29,7 @@ def status_of(node: "Node", now: "Now", *, loaded: bool) -> dict[str, object]:
         "serving": node.inbound.calls,
         "draining": node.draining,
         "revoked": node.barred is not None,
-        "misfits": [
-            {"node": one.node, "reason": str(one.reason), "by_us": one.by_us}
-            for one in node.keyring.misfits.lately(now)
-        ],
+        "misfits": [{"node": one.node, "reason": str(one.reason), "by_us": one.by_us} for one in misfits],
         "cert_issued_us": node.own.certificate.not_before_us,
         "cert_expires_us": node.own.certificate.not_after_us,
     }

@@ -83,6 +83,11 @@ def _agents(facts: Facts) -> Iterator[Checked]:
     yield _line(group, "no node that the policy agent knows is missing", gone, hint, Mark.DOUBTFUL)
     away = {name: f"is {one['bus']}" for name, one in said.items() if one["bus"] != "connected"}
     yield _line(group, "all are connected to the bus", away, "bus.url, bus.credentials and bus.tls in its node.yaml")
+    ways = {name: one["outside"] for name, one in said.items() if one["outside"] not in (None, "connected")}
+    lost = {name: f"has a way to plain services that is {state}" for name, state in ways.items()}
+    if lost:
+        hint = "micro in its node.yaml; a user that has ended: busmesh nats client NODE --ask SUBJECT --out FILE"
+        yield _line(group, "all ways out of the mesh are connected", lost, hint)
     leaving = {name: "is draining" for name, one in said.items() if one["draining"]}
     yield _line(group, "none is draining", leaving, "busmesh undrain NODE, or wait until it is gone", Mark.DOUBTFUL)
     versions = {name: one["version"] for name, one in said.items()}

@@ -211,6 +211,20 @@ async def test_an_answer_that_is_no_json_is_an_internal_error(answer: bytes) -> 
         assert failed.value.ran is Ran.YES
 
 
+async def test_an_answer_that_no_app_could_take_in_is_an_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bus_mesh.agent.outward.LARGEST", 100)
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        plain.answer = b"[" + b",".join([b"1e5"] * 12) + b"]"
+
+        with pytest.raises(Internal, match="109 bytes, over 100"):
+            await ask(t)
+        plain.answer = b"[1e5]"
+        assert await ask(t) == [1e5]
+
+
 async def test_an_empty_answer_is_none() -> None:
     async with MeshTest() as t:
         t.policy(ALLOWED)

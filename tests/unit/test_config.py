@@ -121,6 +121,22 @@ def test_the_way_to_the_bus_is_files_beside_the_settings(write: Write, tmp_path:
     assert late.tls is not None and (late.tls.ca, late.tls.first) == (None, False)
 
 
+def test_the_way_out_of_the_mesh_is_the_buss_own_way_but_for_its_user(write: Write, tmp_path: Path) -> None:
+    mesh = SMALL.replace("4222}", "4222, credentials: a.creds, tls: {ca: ca.pem}}")
+    near = load(write(f"{mesh}micro: {{credentials: out.creds}}\n"))
+    far = load(write(f"{mesh}micro: {{url: 'nats://b:1'}}\n"))
+
+    assert near.micro is not None and far.micro is not None
+    way, other = near.micro.bus(near.bus), far.micro.bus(far.bus)
+    assert (way.url, way.credentials, way.tls) == (near.bus.url, tmp_path / "out.creds", near.bus.tls)
+    assert (other.url, other.credentials, other.tls) == (("nats://b:1",), None, None)
+
+
+@pytest.mark.parametrize("inbox", ["_INBOX", "mesh.demo", "_INBOX.>", "_INBOX.a.", "_INBOX.a b", "$SYS.a"])
+def test_answers_from_outside_come_to_an_inbox_and_nowhere_else(write: Write, inbox: str) -> None:
+    assert "micro.inbox" in refused(write(f"{SMALL}micro: {{inbox: '{inbox}'}}\n"))
+
+
 @pytest.mark.parametrize("written", ["off", "false", '"off"'])
 def test_http_can_be_off(write: Write, written: str) -> None:
     assert load(write(SMALL + f"http: {written}\n")).http is None

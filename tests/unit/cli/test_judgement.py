@@ -10,7 +10,14 @@ ACKS = [{"node": name, "age_us": 300_000} for name in ("a", "b")]
 
 
 def status(**other: Any) -> dict[str, Any]:
-    fine = {"bus": "connected", "draining": False, "version": "1.0", "policy": 7, "policy_state": "fresh"}
+    fine = {
+        "bus": "connected",
+        "outside": None,
+        "draining": False,
+        "version": "1.0",
+        "policy": 7,
+        "policy_state": "fresh",
+    }
     return {**fine, "cert_issued_us": NOW - 2 * HOUR, "cert_expires_us": NOW + 22 * HOUR, **other}
 
 
@@ -39,6 +46,7 @@ def test_a_mesh_that_is_well_is_all_good() -> None:
     [
         ({"silent": {"c": "no answer from c for 3 s"}}, "agents", Mark.WRONG, "c no answer from c for 3 s"),
         ({"b": {"bus": "rejected"}}, "agents", Mark.WRONG, "b is rejected"),
+        ({"b": {"outside": "rejected"}}, "agents", Mark.WRONG, "b has a way to plain services that is rejected"),
         ({"b": {"draining": True}}, "agents", Mark.DOUBTFUL, "b is draining"),
         ({"b": {"version": "1.1"}}, "agents", Mark.DOUBTFUL, "a runs 1.0, b runs 1.1"),
         ({"ahead_us": {"a": 0, "b": 2_500_000}}, "clocks", Mark.DOUBTFUL, "b is 2.5 s ahead"),
