@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from bus_mesh.agent.plain_values import from_json, to_json
-from bus_mesh.balance.outside import Outside
+from bus_mesh.balance.outside import AWAY, Outside
 from bus_mesh.bus.contract import NO_RESPONDERS, Bus, BusState
 from bus_mesh.gates.gate import Flight
 from bus_mesh.protocol import micro, names
@@ -99,7 +99,7 @@ class Outward:
         headers = {"traceparent": trace} if type(trace) is str else {}
         reply = f"{self._inbox}.{number}"
         if not self._bus.publish_headed(flight.target.subject, headers, data, reply):
-            return Outcome.refusal(BusStalled("the bus is away or clogged: the call was not sent", ran=Ran.NO))
+            return Outcome.refusal(BusStalled(AWAY, ran=Ran.NO))
         flight.sent, flight.tried_at = number, now
         self._calls[number] = flight
         return None

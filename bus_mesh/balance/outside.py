@@ -12,7 +12,10 @@ from typing import Final, NamedTuple
 from bus_mesh.protocol import names
 from bus_mesh.protocol.subjects import is_outside
 
-__all__ = ["FIND_PATIENCE", "HELD", "SETTLE", "Endpoint", "Outside"]
+__all__ = ["AWAY", "FIND_PATIENCE", "HELD", "SETTLE", "Endpoint", "Outside"]
+
+AWAY: Final = "the way to plain services of NATS is away or clogged: the call was not sent, see busmesh check"
+"""What a call is told that could not leave."""
 
 FIND_PATIENCE: Final = 2.0
 """Seconds that a call waits for a plain service to say where its endpoints are."""

@@ -6,7 +6,7 @@ of the broker's queue group alone.
 
 from collections.abc import Callable
 
-from bus_mesh.balance.outside import Outside
+from bus_mesh.balance.outside import AWAY, Outside
 from bus_mesh.gates.balance import Waiting
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Wait
 from bus_mesh.protocol.call import Outcome
@@ -36,7 +36,7 @@ class Seek(Gate):
             if self._ask(service, now):
                 outside.asked(service, now)
             elif endpoint is None:
-                return Refuse(BusStalled("the bus is away or clogged: the call was not sent", ran=Ran.NO))
+                return Refuse(BusStalled(AWAY, ran=Ran.NO))
         if endpoint is None and now < outside.until(service):
             self._waiting.add(call)
             return Wait(min(outside.until(service), call.deadline))

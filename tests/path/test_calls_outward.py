@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from bus_mesh_sdk.testing import MeshTest
 from test_whole_mesh import Book, network
 
 from bus_mesh.balance.outside import FIND_PATIENCE, HELD
-from bus_mesh.bus.memory import MemoryBus, Message
+from bus_mesh.bus.memory import MemoryBroker, MemoryBus, Message
 from bus_mesh.protocol.errors import (
+    BusStalled,
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
@@ -37,8 +39,8 @@ access: {allow: [{from: [test], methods: [min, Max, gone]}]}
 class Plain:
     """A plain service of NATS: endpoints that answer in JSON, as `answers` says."""
 
-    def __init__(self, t: MeshTest) -> None:
-        self.bus: MemoryBus = network(t).broker.connect()
+    def __init__(self, t: MeshTest, broker: MemoryBroker | None = None) -> None:
+        self.bus: MemoryBus = (broker or network(t).broker).connect()
         self.endpoints: dict[str, str] = {"min": "minmax.min", "Max": "minmax.max"}
         self.error: Mapping[str, str] = {}
         self.answer: bytes | None = None
@@ -263,6 +265,30 @@ async def test_silence_ends_at_the_deadline_and_what_comes_later_is_dropped() ->
         plain.silent = False
         assert (await ask(t, "min", {"n": 2}))["got"] == {"n": 2}
         assert bus.handler_errors == 0
+
+
+async def test_while_the_way_out_is_lost_calls_are_refused_at_once_and_then_go_on() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await t.mesh()
+        (node,) = network(t).nodes.values()
+        elsewhere = MemoryBroker()
+        await node.reach(elsewhere.connect(), "_INBOX.out", os.urandom)
+        plain = Plain(t, elsewhere)
+        elsewhere.stop()
+        with pytest.raises(BusStalled, match="busmesh check") as lost:
+            await ask(t)
+        assert lost.value.ran is Ran.NO
+
+        elsewhere.start()
+        await plain.start()
+        assert (await ask(t))["subject"] == "minmax.min"
+        elsewhere.stop()
+        with pytest.raises(BusStalled):
+            await ask(t)
+        assert node.status()["outside"] == "disconnected"
+        elsewhere.start()
+        assert (await ask(t))["subject"] == "minmax.min"
 
 
 async def test_answers_of_strangers_are_dropped() -> None:
