@@ -21,6 +21,7 @@ from typing import Final, Protocol, TypeVar
 
 __all__ = [
     "BACKLOG_LIMIT",
+    "HEADERS_LIMIT",
     "NO_RESPONDERS",
     "SUBJECT_LIMIT",
     "Bus",
@@ -51,6 +52,8 @@ BACKLOG_LIMIT: Final = 4 * 1024 * 1024
 """Bytes waiting to be sent over which nothing more is taken: the broker has stopped reading."""
 SUBJECT_LIMIT: Final = 1000
 """Characters of a subject and a reply together: 4,000 bytes at most, of the 4,096 that a broker takes in one line."""
+HEADERS_LIMIT: Final = 8 * 1024
+"""Bytes of the headers of a message that are read; what follows counts as none."""
 NO_RESPONDERS: Final = 503
 """Status of the broker's word that nobody subscribes."""
 
@@ -168,10 +171,10 @@ def headed(headers: Mapping[str, str]) -> bytes:
 def headers_of(block: bytes) -> dict[str, str]:
     """Return the headers that stand before the data, the first of each name; what is no header is left out.
 
-    Whoever may publish there writes them, so that nothing in them is believed.
+    Whoever may publish there writes them, so no more than HEADERS_LIMIT bytes are read.
     """
     found: dict[str, str] = {}
-    for line in block.split(b"\r\n")[1:]:
+    for line in block[:HEADERS_LIMIT].split(b"\r\n")[1:]:
         name, colon, value = line.decode(errors="replace").partition(":")
         if colon:
             found.setdefault(name.strip(), value.strip())

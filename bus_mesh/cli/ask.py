@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bus_mesh.protocol.errors import MeshError
+from bus_mesh.protocol.names import is_plain
 
 if TYPE_CHECKING:
     from bus_mesh_sdk import Mesh
@@ -36,11 +37,11 @@ async def ask(mesh: "Mesh", what: str) -> Any:
 
 async def suggestion(mesh: "Mesh", service: str, method: str) -> str:
     """Return the question `did you mean …?` for a service or method that nobody offers, or nothing."""
+    if service == OWN_SERVICE or is_plain(service):  # neither is announced
+        return ""
     try:
         offered = {found["service"]: [m["name"] for m in found["methods"]] for found in await ask(mesh, "services")}
     except MeshError:
-        return ""
-    if service == OWN_SERVICE:
         return ""
     if service not in offered:
         return closest("service", service, list(offered))

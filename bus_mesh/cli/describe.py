@@ -163,6 +163,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     told = [f"service  {found['service']}, as {found['node']} has it", *_policy(found)]
     if said is not None:
         told += ["", *show.table(PARTS, _parts(said))]
+    if names.is_plain(found["service"]):
+        return [*told, "", "outside of the mesh: the broker knows who answers, and nobody seals what is said"]
     if not found["followed"]:
         told += [
             "",

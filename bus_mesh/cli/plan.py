@@ -28,6 +28,8 @@ from bus_mesh.control.nats_config import ServerSettings
 MESH: Final = "dev"
 NODES: Final = ("node-a", "node-b")
 CONTROL: Final = "control"
+OUTSIDE: Final = "outside.creds"
+"""Beside a node.yaml: its agent's user for plain services of NATS."""
 """The node of the policy agent: it serves nothing and calls nobody."""
 LOOPBACK: Final = "127.0.0.1"
 CALLER: Final = "cli"
@@ -186,7 +188,7 @@ def write_policy_settings(home: Path, bus: str, port: int) -> Path:
 
 
 def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
-    """Write the node.yaml of a node, now that the bus listens at `bus`."""
+    """Write the node.yaml of a node, now that the bus listens at `bus`; with a way out where it has a user for it."""
     settings = {
         "mesh": MeshHome(home).mesh,
         "node": node.name,
@@ -198,6 +200,8 @@ def write_settings(home: Path, node: Node, wanted: Wanted, bus: str) -> None:
         "log": {"format": "json"},
         "services": services(wanted, node.name),
     }
+    if (node.config.parent / OUTSIDE).exists():
+        settings["micro"] = {"credentials": OUTSIDE}
     _write(node.config, settings)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bus_mesh.bus.contract import BACKLOG_LIMIT, Bus, BusState, BusUnreachable, Handler
+from bus_mesh.bus.contract import BACKLOG_LIMIT, HEADERS_LIMIT, Bus, BusState, BusUnreachable, Handler
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Broker
@@ -70,6 +70,16 @@ async def test_headers_are_there_for_who_asks_for_them(bus: Bus, other: Bus, unt
     said = {"Code": "401", "Why": "a: b Code: 1", "Who": "\u00e9"}
     assert heard == [("_INBOX.a", said, b"x", 0), ("_INBOX.a", {}, b"y", 0)]
     assert got.all == [("asked", "_INBOX.r", b"z", 0)]
+
+
+async def test_headers_without_end_are_read_so_far(bus: Bus, other: Bus, until: Until) -> None:
+    heard: list[dict[str, str]] = []
+    await other.subscribe_headed("_INBOX.a", lambda subject, said, *rest: heard.append(dict(said)))
+
+    assert bus.publish_headed("_INBOX.a", {f"h{number}": "x" * 100 for number in range(500)}, b"data")
+    await until(lambda: len(heard) == 1)
+
+    assert 70 <= len(heard[0]) <= HEADERS_LIMIT // 100
 
 
 async def test_who_asks_for_headers_hears_that_nobody_is_there(bus: Bus, until: Until) -> None:

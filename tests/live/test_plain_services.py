@@ -129,6 +129,7 @@ async def test_an_app_calls_a_plain_service_where_policy_allows(shop: Shop) -> N
     gone = await asyncio.to_thread(shop.ask, "min", '{"of": [1]}')
     assert gone.returncode == 64 + 14
     assert "NO_INSTANCES" in gone.stderr
+    assert "there is no service" not in gone.stderr
 
 
 async def test_edges_shows_that_such_calls_are_not_sealed(shop: Shop) -> None:
@@ -180,4 +181,5 @@ def test_commands_know_plain_services_by_their_names(shop: Shop) -> None:
     assert described.returncode == 0, described.stderr
     assert "retry" in described.stdout
     assert "breaker" not in described.stdout
+    assert described.stdout.endswith("nobody seals what is said\n")
     assert (allowed.returncode, denied.returncode, wrong.returncode) == (0, 1, 2)

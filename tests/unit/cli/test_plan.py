@@ -157,6 +157,17 @@ def test_settings_name_the_bus_the_socket_and_the_port(tmp_path: Path) -> None:
         "127.0.0.1:4711",
     )
     assert list(written["services"]) == ["stock", "orders", "web"]
+    assert "micro" not in written
+
+
+def test_a_node_with_a_user_for_it_has_a_way_out_of_the_mesh(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    node = plan.prepare(home, DEMO, None, [4711, 2])[0]
+    (node.config.parent / plan.OUTSIDE).touch()
+
+    plan.write_settings(home, node, DEMO, "tls://127.0.0.1:4222")
+
+    assert yaml.safe_load(node.config.read_text())["micro"] == {"credentials": "outside.creds"}
 
 
 def test_sockets_move_to_a_short_private_folder_when_the_home_is_deep(tmp_path: Path) -> None:
