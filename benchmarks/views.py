@@ -24,8 +24,8 @@ from benchmarks.stage import Stage
 NODES, EACH = 50, 20
 TIMES = 9
 CROWD = 'kind: Service\nname: crowd\naccess: {allow: [{from: [bench], methods: ["*"]}]}\n'
-AT_ONCE, SECONDS = 64, 3.0
-ROUNDS = 3
+AT_ONCE, SECONDS = 64, 2.0
+ROUNDS = 9
 
 
 def busmesh(stage: Stage, *words: str) -> tuple[float, str]:
@@ -75,10 +75,15 @@ async def listed(stage: Stage, found: Measured) -> None:
 
 
 async def watched(stage: Stage, found: Measured) -> None:
-    """Measure calls while nobody looks, while somebody taps another service, and while somebody taps this one."""
+    """Measure calls while nobody looks, while somebody taps another service, and while somebody taps this one.
+
+    Compared within each round, and in another order each time: a machine slows down for seconds on end.
+    """
     rates: dict[str, list[float]] = {"nobody": [], "idle": [], "busy": []}
+    looks = [("nobody", ""), ("idle", "echo-direct"), ("busy", "echo")]
     for _ in range(ROUNDS):
-        for what, service in (("nobody", ""), ("idle", "echo-direct"), ("busy", "echo")):
+        looks.append(looks.pop(0))
+        for what, service in looks:
             tap = None
             if service:
                 words = ["tap", service, "--app", "bench", "--socket", stage.socket("node-a"), "-o", "json"]
@@ -93,10 +98,15 @@ async def watched(stage: Stage, found: Measured) -> None:
                 tap.terminate()
                 tap.wait(10)
                 await asyncio.sleep(0.2)
-    best = {what: max(told) for what, told in rates.items()}
-    print(f"calls a second: {', '.join(f'{what} {rate:.0f}' for what, rate in best.items())}")
-    found.add("calls lost to a tap on another service", "<=", 0.03, 1 - best["idle"] / best["nobody"], "")
-    found.add("calls lost to a tap on this one, 100 a second", "<=", 0.10, 1 - best["busy"] / best["nobody"], "")
+    for what, told in rates.items():
+        print(f"calls a second, {what}: {', '.join(f'{rate:.0f}' for rate in told)}")
+    found.add("calls lost to a tap on another service", "<=", 0.03, _lost(rates, "idle"), "")
+    found.add("calls lost to a tap on this one, 100 a second", "<=", 0.10, _lost(rates, "busy"), "")
+
+
+def _lost(rates: dict[str, list[float]], what: str) -> float:
+    """Return the share of calls that a look costs, the median of what it cost in each round."""
+    return statistics.median(1 - looked / alone for looked, alone in zip(rates[what], rates["nobody"], strict=True))
 
 
 async def main() -> int:
