@@ -50,8 +50,15 @@ asyncio.run(main())
 async def gone(*pids: int) -> None:
     """Wait until none of these processes is alive (a zombie is not)."""
     async with asyncio.timeout(10):
-        while any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids):
+        while any(map(alive, pids)):
             await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # also between one look and the next
+        return False
 
 
 async def line(log: Path) -> str:
