@@ -357,6 +357,9 @@ async def test_forged_503s_make_nothing_run_twice(world: World, mesh: Mesh) -> N
                 ended.append(await mesh.call("ledger", "write", params, timeout=2.0))
             except MeshError as error:
                 ended.append(error)
+        async with asyncio.timeout(5):
+            while len(replies) < len(ids):  # the last answer may be here before the forger has heard of its call
+                await asyncio.sleep(0.01)
     lines = record.read_text().splitlines()
     runs = {id: sum(f'"{id}"' in line for line in lines) for id in ids}
 
@@ -364,7 +367,6 @@ async def test_forged_503s_make_nothing_run_twice(world: World, mesh: Mesh) -> N
         id for id, end in zip(ids, ended, strict=True) if isinstance(end, MeshError) and end.ran is Ran.NO and runs[id]
     ]
     print(f"{len(replies)} forged 503s: {sum(isinstance(end, MeshError) for end in ended)} of 50 calls failed by them")
-    assert len(replies) >= len(ids), "each call met a forgery"
     assert max(runs.values()) <= 1
     assert not lies
 
