@@ -27,6 +27,14 @@ def access_of(bus: Bus) -> Access:
     return Access.with_user(read, tls=context, tls_first=tls is not None and tls.first)
 
 
+def user_ends_us(bus: Bus) -> int:
+    """Return when its user ends, microseconds since 1970, as its file has it now; 0 for never, or nobody knows."""
+    try:
+        return 0 if bus.credentials is None else _credentials(bus.credentials).ends_us
+    except ConfigError:
+        return 0
+
+
 def _credentials(file: Path) -> Credentials:
     try:
         return Credentials.parse(_text(file, "give this node credentials: `busmesh node add`, or correct the path"))

@@ -194,9 +194,6 @@ class Inbound:
     ) -> None:
         """Start a call of a plain client, ANONYMOUS to policy, for an instance of ours."""
         service = instance.service
-        path = self._paths.get((service, method)) or self._path(service, method)
-        flight = Flight(path, caller, caller.number, service, method, ANONYMOUS, None, params, now, deadline)
-        flight.target = instance
         self.came += 1
         error: MeshError | None = None
         if instance.refusing:
@@ -206,6 +203,10 @@ class Inbound:
         if error is not None:
             self.plain_done(caller, Outcome.refusal(error))
             return
+        # A path only for what is served: strangers can think of any number of names.
+        path = self._paths.get((service, method)) or self._path(service, method)
+        flight = Flight(path, caller, caller.number, service, method, ANONYMOUS, None, params, now, deadline)
+        flight.target = instance
         self._by_source["", "", caller.number] = flight
         instance.inflight += 1
         self.driver.begin(flight, now)

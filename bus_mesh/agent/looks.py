@@ -31,7 +31,9 @@ PAYLOAD: Final = 4096
 LINGER: Final = 1.0
 """Seconds that a poll waits for a call."""
 AT_A_TIME: Final = 100
-"""Calls in one answer to a poll."""
+BYTES_AT_A_TIME: Final = 256 * 1024
+"""Calls in one answer to a poll, and the bytes of their payloads."""
+LONGEST_REASON: Final = 64
 
 
 class Wanted(NamedTuple):
@@ -88,8 +90,12 @@ class _Look:
         self.fresh.set()
 
     def fetched(self) -> dict[str, Any]:
-        count = min(AT_A_TIME, len(self._calls))
-        calls = [self._calls.popleft() for _ in range(count)]
+        calls: list[dict[str, Any]] = []
+        size = 0
+        while self._calls and len(calls) < AT_A_TIME and size < BYTES_AT_A_TIME:
+            call = self._calls.popleft()
+            size += len(call.get("request") or b"") + len(call.get("answer") or b"")
+            calls.append(call)
         dropped, self.dropped = self.dropped, 0
         if not self._calls:
             self.fresh.clear()
@@ -159,7 +165,7 @@ class Looks:
             "method": call.method,
             "instance": outcome.instance or "",
             "code": Code(outcome.code).name,
-            "reason": outcome.reason,
+            "reason": outcome.reason[:LONGEST_REASON],
             "took_ms": round((now - call.started) * 1000, 3),
             "tries": call.attempt,
         }

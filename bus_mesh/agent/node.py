@@ -237,11 +237,11 @@ class Node:
         self.outbound.recompile()
         self.inbound.recompile()
 
-    async def reach(self, bus: Bus, inbox: str, entropy: Callable[[int], bytes]) -> None:
+    async def reach(self, bus: Bus, inbox: str, entropy: Callable[[int], bytes], ends_us: Callable[[], int]) -> None:
         """Let apps call plain services of NATS by a bus of its own, which are to answer below `inbox`."""
         parts, outbound = self._compiler.parts, self.outbound
         told = outbound.driver.answer, self._changed, self.metrics.attempts.add
-        outbound.outward = way = Outward(bus, inbox, parts.outside, entropy, self.now, *told)
+        outbound.outward = way = Outward(bus, inbox, parts.outside, entropy, self.now, *told, ends_us)
         parts.ask_outside = way.ask
         await way.start()
 

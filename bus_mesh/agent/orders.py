@@ -80,7 +80,7 @@ class Orders:
         self._verbs: dict[str, tuple[May, Handler]] = {}
         self._heard = Allowance(PER_SECOND)
         self._running = 0
-        self._done: OrderedDict[tuple[str, str], asyncio.Future[bytes]] = OrderedDict()
+        self._done: OrderedDict[tuple[str, str], tuple[int, asyncio.Future[bytes]]] = OrderedDict()
         self._log = get_logger("orders")
 
     def __repr__(self) -> str:
@@ -116,19 +116,32 @@ class Orders:
         if may is May.OBSERVE:
             return await self._run(handler, command)
         key = operator.serial, command.request
-        done = self._done.get(key)
-        if done is None:
+        if key not in self._done:
+            self._make_room()  # what is refused for want of it is no outcome: it may be asked for again
             self._log.info("command", verb=verb, operator=operator.name, request=command.request)
-            done = self._done[key] = asyncio.ensure_future(self._run(handler, command))
+            done = asyncio.ensure_future(self._run(handler, command))
             done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever waits for it
-            while len(self._done) > _KEPT:
-                self._done.popitem(last=False)
-        return await asyncio.shield(done)
+            self._done[key] = command.expires_us, done
+        return await asyncio.shield(self._done[key][1])
 
     def close(self) -> None:
         """End what is under way."""
-        for done in self._done.values():
+        for _, done in self._done.values():
             done.cancel()
+
+    def _make_room(self) -> None:
+        """Forget the oldest outcomes, but none while whoever holds its command could have it carried out again."""
+        while len(self._done) >= _KEPT:
+            expires_us, oldest = next(iter(self._done.values()))
+            if not oldest.done() or self._clock().wall_us <= expires_us:
+                text = f"{_KEPT} changes at a time are as many as an agent remembers: wait a minute"
+                raise ResourceExhausted(text, ran=Ran.NO, retry_after=10.0)
+            self._done.popitem(last=False)
+        self._refuse_crowd()
+
+    def _refuse_crowd(self) -> None:
+        if self._running >= AT_ONCE:
+            raise ResourceExhausted(f"{AT_ONCE} commands are under way here", ran=Ran.NO, retry_after=0.5)
 
     async def _answer(self, opened: Opened, frame: Fields) -> None:
         try:
@@ -160,8 +173,7 @@ class Orders:
         return operator, command
 
     async def _run(self, handler: Handler, command: Command) -> bytes:
-        if self._running >= AT_ONCE:
-            raise ResourceExhausted(f"{AT_ONCE} commands are under way here", ran=Ran.NO, retry_after=0.5)
+        self._refuse_crowd()
         try:
             arguments = msgpack.unpackb(command.arguments, strict_map_key=True, max_ext_len=0)
         except Exception:  # msgpack raises a dozen unrelated classes

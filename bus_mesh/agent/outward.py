@@ -26,12 +26,12 @@ from bus_mesh.protocol.errors import (
     Ran,
 )
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Fail, Kind
+from bus_mesh.protocol.trace import parse
 
 REASON: Final = "PLAIN_SERVICE"
 """Reason of a failure that a plain service answered by itself; its own number of it is in `details`."""
 LARGEST: Final = FRAME_LIMIT - HEAD_LIMIT
 """Bytes of an answer, as MessagePack."""
-_LONGEST_MESSAGE: Final = 1024
 _HEADERS: Final = 4096  # bytes left for headers
 
 
@@ -40,6 +40,7 @@ class Outward:
 
     What they say of themselves is kept in `outside`. `answer(flight, outcome, now)` takes how a call ended,
     `changed(services, now)` that more is known of some, `tried(code)` counts each try; `entropy(n)` returns n bytes.
+    `ends_us()` returns when its user of the bus ends, 0 for never.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Outward:
         answer: Callable[[Flight, Outcome, float], None],
         changed: Callable[[Iterable[str], float], None],
         tried: Callable[[str], None],
+        ends_us: Callable[[], int],
     ) -> None:
+        self.ends_us = ends_us
         self._outside = outside
         self._bus = bus
         self._inbox = inbox
@@ -96,7 +99,7 @@ class Outward:
             text = f"{flight.service}/{flight.method}: {len(data)} bytes are over this bus's limit"
             return Outcome.refusal(PayloadTooLarge(text, ran=Ran.NO))
         number, trace = self._entropy(16).hex(), head.get("traceparent")
-        headers = {"traceparent": trace} if type(trace) is str else {}
+        headers = {"traceparent": trace} if type(trace) is str and parse(trace) is not None else {}
         reply = f"{self._inbox}.{number}"
         if not self._bus.publish_headed(flight.target.subject, headers, data, reply):
             return Outcome.refusal(BusStalled(AWAY, ran=Ran.NO))
@@ -121,12 +124,13 @@ class Outward:
 
     def _on_info(self, number: str, data: bytes, status: int, now: float) -> None:
         asked = next((service for service, question in self._questions.items() if question == number), None)
-        if asked is not None and self._outside.learn(asked, data):
+        if asked is not None and self._outside.learn(asked, data, now):
             self._changed((asked,), now)
 
     def _gone(self, flight: Flight) -> Outcome:
-        self._outside.forget(flight.service)
         where = flight.target.subject
+        if self._outside.endpoint(flight.service, flight.method) is flight.target:  # not what was learned since
+            self._outside.forget(flight.service)
         return Outcome.refusal(NoInstances(f"nobody of {flight.service} listens on {where} any more", ran=Ran.MAYBE))
 
 
@@ -134,7 +138,7 @@ def _outcome(flight: Flight, headers: Mapping[str, str], data: bytes) -> Outcome
     """Return how a call ended by what a plain service has answered."""
     if micro.ERROR in headers or micro.ERROR_CODE in headers:
         said = headers.get(micro.ERROR_CODE, "")[:16]
-        message = headers.get(micro.ERROR, "")[:_LONGEST_MESSAGE] or "failed"
+        message = headers.get(micro.ERROR, "")[: micro.LONGEST_MESSAGE] or "failed"
         code = micro.code_of(said)
         fail = Fail(int(Kind.FAIL), 0, int(code), REASON, message, {"code": said}, {"ran": str(Ran.YES)})
         return Outcome.failure(fail, None)

@@ -29,7 +29,7 @@ from bus_mesh.agent.supervise import Place, Standing, Supervisor
 from bus_mesh.agent.world import Setting, World
 from bus_mesh.bus.contract import BusState
 from bus_mesh.bus.nats_bus import NatsBus
-from bus_mesh.bus_access import access_of
+from bus_mesh.bus_access import access_of, user_ends_us
 from bus_mesh.config import (
     ConfigError,
     NodeConfig,
@@ -167,14 +167,14 @@ class Agent:
         bus = NatsBus(way.url, name=f"busmesh {node.own.node} outside", roll=rng.random, access=access_of(way))
         await bus.start()
         stack.push_async_callback(bus.close)
-        await node.reach(bus, said.inbox or f"_INBOX.{node.own.node}", os.urandom)
+        await node.reach(bus, said.inbox or f"_INBOX.{node.own.node}", os.urandom, lambda: user_ends_us(way))
         what = "Whether the way to plain services of NATS is connected."
         metrics.gauge("outside_bus_connected", what, lambda: bus.state is BusState.CONNECTED)
 
     # Settings and policy.
 
     def _supervise(self, keeper: Keeper, jitter: Callable[[], float]) -> Supervisor:
-        place = Place(self.config.socket, self.config.node, self.config.state / "log", rotate=True)
+        place = Place(self.config.socket, self.config.node, self.config.state / "log", stamp=True)
         return Supervisor(keeper, place, jitter=jitter, changed=self._told)
 
     def _apps(self, own: Own, supervisor: Supervisor) -> Apps:

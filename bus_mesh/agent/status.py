@@ -18,6 +18,7 @@ def status_of(node: "Node", now: "Now", *, loaded: bool) -> dict[str, object]:
         "version": __version__,
         "bus": node.bus.state.value,
         "outside": outward.state.value if outward is not None else None,
+        "outside_ends_us": outward.ends_us() if outward is not None else 0,
         "rtt_ms": round(node.bus.rtt * 1000, 3),
         "policy": node.access.number,
         "policy_loaded": loaded,

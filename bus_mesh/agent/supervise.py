@@ -30,13 +30,13 @@ Tell = Callable[[str], None]
 class Place(NamedTuple):
     """Where the processes find their agent, and where what they print goes (None: the agent's stderr).
 
-    With `rotate`, lines get their time, and the files of a log take turns.
+    With `stamp` lines get their time.
     """
 
     socket: Path
     node: str
     logs: Path | None = None
-    rotate: bool = False
+    stamp: bool = False
 
 
 class Service:
@@ -286,7 +286,7 @@ class Supervisor:
             cwd=str(spec.cwd) if spec.cwd else None,
             user=spec.user,
             log=self.log_of(seat),
-            rotate=place.rotate,
+            stamp=place.stamp,
             token=token,
             limits=spec.limits.given,
         )

@@ -51,7 +51,7 @@ class Watch:
         self._following: dict[str, Subscription] = {}
         self._questions: dict[int, str] = {}
         self._answered: dict[str, float] = {}
-        self._put_off: set[str] = set()
+        self._put_off: set[tuple[str, str]] = set()
         self.document = b""
         """This node's own announcement, as it goes to whoever asks."""
         self.publishers: set[str] = set()
@@ -119,8 +119,8 @@ class Watch:
         until = self._answered.get(node, 0.0)
         if until > now:
             # Put off, never dropped: who asks for two services at once must not go without the second answer.
-            if node not in self._put_off:
-                self._put_off.add(node)
+            if (node, boot) not in self._put_off:
+                self._put_off.add((node, boot))
                 self._spawn(self._answer_later(node, boot, until - now))
             return
         self._answer(node, boot, now)
@@ -133,7 +133,7 @@ class Watch:
 
     async def _answer_later(self, node: str, boot: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self._put_off.discard(node)
+        self._put_off.discard((node, boot))
         self._answer(node, boot, self._clock().monotonic)
 
     def learn(self, data: bytes, claimed: str | None = None, *, asked: bool = False) -> Accepted | None:

@@ -3,7 +3,9 @@
 Pure. What they say is a stranger's word, so it is only kept where it leads out of the mesh: to a subject that is no
 mesh's, no inbox and nothing of the broker's.
 
-    nothing known ──asked──▶ open for FIND_PATIENCE ──an answer──▶ known, open for SETTLE more ──HELD──▶ asked again
+    nothing known ──asked──▶ open for FIND_PATIENCE ──an answer──▶ known, others add for SETTLE ──HELD──▶ asked again
+
+A question is open to `_MOST_ANSWERS` answers within FIND_PATIENCE, and all of them together name `_MOST_ENDPOINTS`.
 """
 
 import json
@@ -18,13 +20,14 @@ AWAY: Final = "the way to plain services of NATS is away or clogged: the call wa
 """What a call is told that could not leave."""
 
 FIND_PATIENCE: Final = 2.0
-"""Seconds that a call waits for a plain service to say where its endpoints are."""
+"""Seconds that a call waits for a plain service to say where its endpoints are, and that it may do so."""
 SETTLE: Final = 0.25
 """Seconds in which further instances may name an endpoint that the first ones have not."""
 HELD: Final = 30.0
 """Seconds until a service is asked again, while what is known of it is still used."""
 _MOST_BYTES: Final = 256 * 1024
 _MOST_ENDPOINTS: Final = 256
+_MOST_ANSWERS: Final = 256
 _LONGEST_SUBJECT: Final = 255
 _INFO: Final = "io.nats.micro.v1.info_response"
 
@@ -36,12 +39,13 @@ class Endpoint(NamedTuple):
 
 
 class _Known:
-    __slots__ = ("asked_at", "endpoints", "fresh")
+    __slots__ = ("answered_at", "answers", "asked_at", "endpoints")
 
     def __init__(self) -> None:
         self.asked_at = float("-inf")
+        self.answered_at: float | None = None
+        self.answers = 0
         self.endpoints: dict[str, Endpoint] = {}
-        self.fresh = False
 
 
 class Outside:
@@ -73,25 +77,30 @@ class Outside:
         known = self._services.get(service)
         if known is None:  # forgotten while somebody waited for another endpoint of it
             return float("-inf")
-        return known.asked_at + (SETTLE if known.endpoints else FIND_PATIENCE)
+        return known.asked_at + FIND_PATIENCE if known.answered_at is None else known.answered_at + SETTLE
 
     def asked(self, service: str, now: float) -> None:
         """Note that the service is being asked; the first answer then replaces what was known."""
         known = self._services.setdefault(service, _Known())
-        known.asked_at, known.fresh = now, False
+        known.asked_at, known.answered_at, known.answers = now, None, 0
 
     def forget(self, service: str) -> None:
         """Forget a service: nobody listens any more where its endpoints were."""
         self._services.pop(service, None)
 
-    def learn(self, service: str, data: bytes) -> bool:
-        """Take in the answer of one instance to a question; False for what is none."""
-        found, known = _read(service, data), self._services.get(service)
-        if not found or known is None:
+    def learn(self, service: str, data: bytes, now: float) -> bool:
+        """Take in the answer of one instance to a question; False for what is none, or says nothing new."""
+        known = self._services.get(service)
+        if known is None or now > known.asked_at + FIND_PATIENCE or known.answers >= _MOST_ANSWERS:
             return False
-        known.endpoints = {**found, **known.endpoints} if known.fresh else found
-        known.fresh = True
-        return True
+        known.answers += 1
+        found = _read(service, data)
+        if found and known.answered_at is None:
+            known.endpoints, known.answered_at = found, now
+            return True
+        new = [name for name in found if name not in known.endpoints][: _MOST_ENDPOINTS - len(known.endpoints)]
+        known.endpoints |= {name: found[name] for name in new}
+        return bool(new)
 
 
 def _read(service: str, data: bytes) -> dict[str, Endpoint]:

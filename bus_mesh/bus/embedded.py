@@ -227,7 +227,8 @@ class EmbeddedServer:
 
     def _complaint(self, start: int) -> str:
         with self.log.open("rb") as log:
-            log.seek(start)
+            if start <= self.log.stat().st_size:  # else that file was full, and this is the next
+                log.seek(start)
             said = log.read().decode(errors="replace")
         if "address already in use" in said:
             return f"port {self.port} is taken by another program; choose another one, or 0 for any that is free"

@@ -224,24 +224,27 @@ class MemoryBus(Stated):
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> bool:
         """Send a message, or return False and send nothing: not connected, clogged, or too large."""
+        if not self._takes(subject, reply, len(data)):
+            return False
+        self.broker._take(self, Message(subject, reply, data))
+        return True
+
+    def _takes(self, subject: str, reply: str, size: int) -> bool:
         if self.state is not BusState.CONNECTED or self.backlog > BACKLOG_LIMIT:
             return False
-        if len(data) > self.max_payload or len(subject) + len(reply) > SUBJECT_LIMIT:
+        if size > self.max_payload or len(subject) + len(reply) > SUBJECT_LIMIT:
             return False
         check_subject(subject)
         if reply:
             check_subject(reply)
-        self.broker._take(self, Message(subject, reply, data))
         return True
 
     def publish_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str = "") -> bool:
         """Send a message with headers, or return False and send nothing."""
-        if self.state is not BusState.CONNECTED or self.backlog > BACKLOG_LIMIT or len(data) > self.max_payload:
+        block = headed(headers)
+        if not self._takes(subject, reply, len(block) + len(data)):
             return False
-        check_subject(subject)
-        if reply:
-            check_subject(reply)
-        self.broker._take(self, Message(subject, reply, data, headed(headers)))
+        self.broker._take(self, Message(subject, reply, data, block))
         return True
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:

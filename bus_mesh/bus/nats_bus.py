@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from bus_mesh.bus import backoff
 from bus_mesh.bus.access import Access
-from bus_mesh.bus.contract import BACKLOG_LIMIT, SUBJECT_LIMIT, BusState, Handler, HeadedHandler, Stated
+from bus_mesh.bus.contract import BACKLOG_LIMIT, SUBJECT_LIMIT, BusState, Handler, HeadedHandler, Stated, headed
 from bus_mesh.bus.nats_connection import NEVER, Connection, HeadedSink, Sink
 from bus_mesh.bus.pattern import check_pattern, check_subject
 
@@ -34,7 +34,6 @@ CANCEL_SECONDS: Final = 0.1
 _PENDING_MESSAGES: Final = 16 * 1024
 _PENDING_BYTES: Final = 32 * 1024 * 1024
 # Far over BACKLOG_LIMIT plus one message: at this size nats-py's `publish` would begin to wait.
-_HEADERS: Final = 4096  # bytes left for the headers of an answer
 _PENDING_SIZE: Final = 64 * 1024 * 1024
 _REFUSED: Final = re.compile(r"authorization (violation|failed)|authentication (expired|revoked)", re.IGNORECASE)
 
@@ -148,12 +147,12 @@ class NatsBus(Stated):
 
     def publish_headed(self, subject: str, headers: Mapping[str, str], data: bytes, reply: str = "") -> bool:
         """Send a message with headers of NATS, or return False and send nothing."""
-        connection, names = self._connection, subject + reply
-        if connection is None or connection.backlog > BACKLOG_LIMIT or len(data) > self.max_payload - _HEADERS:
-            return False
-        if not subject or " " in names or not names.isprintable() or len(names) > SUBJECT_LIMIT:
+        connection, names, size = self._connection, subject + reply, len(headed(headers)) + len(data)
+        if not subject or " " in names or not names.isprintable():
             raise ValueError(f"{subject!r} or {reply!r} is not a subject: it is empty or holds a blank")
-        return connection.send_headed(subject, headers, data, reply)
+        if connection is None or connection.backlog > BACKLOG_LIMIT or size > self.max_payload:
+            return False
+        return len(names) <= SUBJECT_LIMIT and connection.send_headed(subject, headers, data, reply)
 
     def publish_all(self, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
         """Send several in one write, and say of each what `publish` would."""

@@ -1,6 +1,7 @@
 """What several commands find out of the whole mesh: every agent, the policy agent, and what nodes announce."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bus_mesh.cli.judgement import Facts
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from bus_mesh.cli.operator import Operator
     from bus_mesh.cli.order import Orderer
 
-__all__ = ["gathered"]
+__all__ = ["gathered", "unbelieved"]
 
 
 async def gathered(mesh: "Mesh", signer: "Operator | None", *, patience: float | None = None) -> Facts:
@@ -50,7 +51,29 @@ async def gathered(mesh: "Mesh", signer: "Operator | None", *, patience: float |
     except (Problem, MeshError) as error:
         why = error.what if isinstance(error, Problem) else error.message
     own, instances = await ask(mesh, "status"), await ask(mesh, "instances")
-    misfits = [one for one in own["misfits"] if one["node"] not in answers]
-    ended = {one["node"]: one["by_us"] for one in misfits if one["reason"] == "EXPIRED"}
-    ahead |= {one["node"]: one["by_us"] for one in misfits if one["node"] not in ended}
+    said = {name: answer["status"] for name, answer in answers.items()} | {own["node"]: own}
+    off, ended = unbelieved({name: status.get("misfits", ()) for name, status in said.items()}, ahead)
+    ahead |= off
     return Facts(clock.wall_us(), own, nodes, instances, answers, ahead, ended, silent, policy, why)
+
+
+def unbelieved(
+    told: Mapping[str, Sequence[Mapping[str, Any]]], ahead: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return of nodes that others do not believe how far their clocks are ahead, and how long ago certificates ended.
+
+    `told` is what each node says of its misfits, by its own clock, and `ahead` how far that is ahead of ours. Of who
+    has answered us something else is known. All in microseconds.
+    """
+    off: dict[str, int] = {}
+    ended: dict[str, int] = {}
+    for teller, misfits in told.items():
+        for one in misfits:
+            node, by = one["node"], one["by_us"]
+            if node in ahead or node in told:
+                continue
+            if one["reason"] == "EXPIRED":
+                ended[node] = by - ahead.get(teller, 0)
+            else:
+                off[node] = by + ahead.get(teller, 0)
+    return {node: by for node, by in off.items() if node not in ended}, ended

@@ -11,6 +11,8 @@ CLOCK_WRONG: Final = 60.0
 """Seconds that two clocks may differ: over a minute their nodes refuse each other's calls."""
 THIRD: Final = 3
 """A certificate is renewed at half of its life; with less than a third of it left, that fails."""
+OUTSIDE_WARN_US: Final = 7 * 24 * 3600 * 1_000_000
+"""With less left of a way out's user somebody has to make another one: they last 30 days, and nobody renews them."""
 MOST_NAMED: Final = 8
 
 
@@ -83,16 +85,26 @@ def _agents(facts: Facts) -> Iterator[Checked]:
     yield _line(group, "no node that the policy agent knows is missing", gone, hint, Mark.DOUBTFUL)
     away = {name: f"is {one['bus']}" for name, one in said.items() if one["bus"] != "connected"}
     yield _line(group, "all are connected to the bus", away, "bus.url, bus.credentials and bus.tls in its node.yaml")
-    ways = {name: one["outside"] for name, one in said.items() if one["outside"] not in (None, "connected")}
-    lost = {name: f"has a way to plain services that is {state}" for name, state in ways.items()}
-    if lost:
-        hint = "micro in its node.yaml; a user that has ended: busmesh nats client NODE --ask SUBJECT --out FILE"
-        yield _line(group, "all ways out of the mesh are connected", lost, hint)
+    yield from _ways_out(group, {name: one for name, one in said.items() if one.get("outside")}, facts.now_us)
     leaving = {name: "is draining" for name, one in said.items() if one["draining"]}
     yield _line(group, "none is draining", leaving, "busmesh undrain NODE, or wait until it is gone", Mark.DOUBTFUL)
     versions = {name: one["version"] for name, one in said.items()}
     mixed = {name: f"runs {version}" for name, version in versions.items()} if len(set(versions.values())) > 1 else {}
     yield _line(group, "all run the same version", mixed, "bring all to one version", Mark.DOUBTFUL)
+
+
+def _ways_out(group: str, said: Mapping[str, Mapping[str, Any]], now_us: int) -> Iterator[Checked]:
+    """Yield how the ways of some nodes to plain services of NATS are."""
+    if not said:
+        return
+    states = {name: one["outside"] for name, one in said.items() if one["outside"] != "connected"}
+    lost = {name: f"has a way to plain services that is {state}" for name, state in states.items()}
+    hint = "micro in its node.yaml; a user that has ended: busmesh nats client NODE --ask SUBJECT --out FILE"
+    yield _line(group, "all ways out of the mesh are connected", lost, hint)
+    left = {name: one["outside_ends_us"] - now_us for name, one in said.items() if one.get("outside_ends_us")}
+    ends = {name: f"has a user for that with {span(us)} left" for name, us in left.items() if 0 < us < OUTSIDE_WARN_US}
+    hint = "busmesh nats client NODE --ask SUBJECT --out FILE, over the file that its micro names"
+    yield _line(group, "their users last for another week", ends, hint, Mark.DOUBTFUL)
 
 
 def _clocks(facts: Facts) -> Iterator[Checked]:

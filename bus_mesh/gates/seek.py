@@ -5,12 +5,15 @@ of the broker's queue group alone.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from bus_mesh.balance.outside import AWAY, Outside
 from bus_mesh.gates.balance import Waiting
 from bus_mesh.gates.gate import Flight, Gate, Refuse, Wait
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import BusStalled, InvalidArgument, NoInstances, Ran, Unimplemented
+
+_OF_THE_MESH: Final = frozenset(("idempotency_key", "instance"))
 
 
 class Seek(Gate):
@@ -27,8 +30,8 @@ class Seek(Gate):
     def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
         """Place the call, park it until the service has said where it is, or say that it does not."""
         outside, service = self._outside, call.service
-        if call.head is not None and "idempotency_key" in call.head:
-            text = f"{service} is no part of the mesh: nobody there keeps answers by their idempotency keys"
+        if call.head is not None and not _OF_THE_MESH.isdisjoint(call.head):
+            text = f"{service} is no part of the mesh: nobody there knows idempotency keys or ids of instances"
             return Refuse(InvalidArgument(text, ran=Ran.NO))
         endpoint = outside.endpoint(service, call.method)
         waited = call in self._waiting  # not by its stage, which a fault above may have left behind

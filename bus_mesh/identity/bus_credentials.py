@@ -4,7 +4,9 @@ The JWT is public and says what its holder may do; the seed proves who holds it,
 in one file, in the format that all NATS clients and `nsc` use (`*.creds`).
 """
 
+import json
 import re
+from base64 import urlsafe_b64decode
 from typing import Final, NamedTuple
 
 from bus_mesh.identity.nkeys import BadNkey, Kind, Nkey
@@ -54,6 +56,16 @@ class Credentials(NamedTuple):
             return cls(parts[0], Nkey.from_seed(parts[1], Kind.USER))
         except BadNkey as error:
             raise BadCredentials(str(error)) from None
+
+    @property
+    def ends_us(self) -> int:
+        """Microseconds since 1970 at which the JWT ends, as it says itself; 0 for never, or one that cannot be read."""
+        part = self.jwt.split(".")[1:2]
+        try:
+            said = json.loads(urlsafe_b64decode(part[0] + "=" * (-len(part[0]) % 4)))["exp"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return 0
+        return said * 1_000_000 if type(said) is int else 0
 
     def text(self) -> str:
         """Return the text of the file. It holds the private key: mode 0600, never into logs."""

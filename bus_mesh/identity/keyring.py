@@ -173,12 +173,11 @@ class Keyring:
             if accepted.news and not said.withdrawn and not self._peers.is_leased(said.node):
                 text = f"what node {said.node} announced is over a minute old by our clock"
                 behind = said.issued_us - self.clock_us(now)
-                raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, behind)
+                raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, behind, said.mark)
         except Untrusted as error:
-            self.dropped[error.reason] += 1
-            if isinstance(error, Misfit):
-                self.misfits.note(error, now)
-            raise
+            refused = self._unfit(error, now) if isinstance(error, Misfit) else error
+            self.dropped[refused.reason] += 1
+            raise refused from None
         if accepted.news:
             self.misfits.forget(said.node)
         return accepted
@@ -354,6 +353,14 @@ class Keyring:
         if self._herald.lapsed(now):
             self._announce_again(now)
         return self._herald.introduction
+
+    def _unfit(self, error: Misfit, now: Now) -> Untrusted:
+        """Keep the word of a node that cannot be believed; return what it is refused with."""
+        if self._peers.is_revoked(error.node):
+            return Untrusted(Reason.REVOKED, f"node {error.node} is revoked")
+        if not self._peers.is_outdated(error.node, error.mark):  # else somebody repeats an old word of one that is well
+            self.misfits.note(error, now)
+        return error
 
     def _meet(
         self, data: bytes, n: int, flags: int, body: int, sender: bytes, now: Now

@@ -26,7 +26,8 @@ class Misfits:
         self.forget(error.node)
         if len(self._heard) >= MOST:
             del self._heard[next(iter(self._heard))]  # the one heard longest ago
-        kept = Misfit(error.reason, error.message, error.node, error.boot, error.by_us)  # holds no traceback
+        # A new one: it holds no traceback.
+        kept = Misfit(error.reason, error.message, error.node, error.boot, error.by_us, error.mark)
         self._heard[error.node] = now.boottime_us, kept
 
     def forget(self, node: str) -> None:

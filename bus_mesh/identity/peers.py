@@ -174,7 +174,7 @@ class Peers:
         ahead = said.issued_us - clock_us
         if ahead > SKEW_US:
             text = f"the clock of node {said.node} is {ahead / 1e6:.0f}s ahead of ours"
-            raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, ahead)
+            raise Misfit(Reason.CLOCK_SKEW, text, said.node, said.boot, ahead, said.mark)
         sender = self._senders.get(said.node)
         fresh = clock_us <= said.expires_us + SKEW_US
         if sender is not None:
@@ -192,6 +192,15 @@ class Peers:
         self._digests[digest] = sender
         sender.heard(said, digest, now, fresh)
         return True
+
+    def is_revoked(self, node: str) -> bool:
+        """Tell whether `node` is out for good."""
+        return node in self._revoked
+
+    def is_outdated(self, node: str, mark: tuple[int, int]) -> bool:
+        """Tell whether a word of `node` is no newer than what the directory shows of it."""
+        sender = self._senders.get(node)
+        return sender is not None and sender.leased and mark <= sender.announcement.mark
 
     def is_leased(self, node: str) -> bool:
         """Tell whether the directory may show `node`."""

@@ -69,14 +69,15 @@ class Misfit(Untrusted):
     """An announcement that its node has signed, and that does not fit the time: CLOCK_SKEW, EXPIRED or NOT_YET_VALID.
 
     `by_us` is how far the node's clock is ahead of ours (less than 0: behind), how long ago its certificate ended, or
-    in how long it begins.
+    in how long it begins; `mark` is what grows with each word of the node.
     """
 
-    def __init__(self, reason: Reason, message: str, node: str, boot: str, by_us: int) -> None:
+    def __init__(self, reason: Reason, message: str, node: str, boot: str, by_us: int, mark: tuple[int, int]) -> None:
         super().__init__(reason, message)
         self.node = node
         self.boot = boot
         self.by_us = by_us
+        self.mark = mark
 
 
 class Dropped(IdentityError):

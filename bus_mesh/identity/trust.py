@@ -46,13 +46,14 @@ class Trust:
             raise Untrusted(refused.reason, refused.message)
         try:
             said, held = self._verify(data, claimed, monotonic, wall_us)
+        except Misfit as error:
+            _refuse_other(error.node, claimed)  # whose word it is comes before whether it is still in force
+            raise
         except Untrusted as error:
             if error.reason in _FOR_EVER:
                 self._refused.keep(digest, error)
             raise
-        # A wrong subject is no fault of the bytes, and not remembered: the same ones may come by the right one.
-        if claimed not in (None, held.node):
-            raise Untrusted(Reason.WRONG_NODE, f"node {held.node} announces itself on the subject of {claimed}")
+        _refuse_other(held.node, claimed)
         return said, held
 
     def _verify(
@@ -90,6 +91,12 @@ class Trust:
         return found
 
 
+def _refuse_other(node: str, claimed: str | None) -> None:
+    """Refuse a wrong subject: no fault of the bytes, and not remembered, for they may come by the right one too."""
+    if claimed not in (None, node):
+        raise Untrusted(Reason.WRONG_NODE, f"node {node} announces itself on the subject of {claimed}")
+
+
 def _misfit(error: certificates.OutOfForce, found: Document, wall_us: int) -> Untrusted:
     """Return what to refuse an announcement with whose certificate is not in force: people hear of its node by it."""
     held = error.certificate
@@ -97,7 +104,7 @@ def _misfit(error: certificates.OutOfForce, found: Document, wall_us: int) -> Un
         return error
     said = decode_announcement(found, held)  # else anybody could say so with a copy of the chain
     by_us = wall_us - held.not_after_us if error.reason is Reason.EXPIRED else held.not_before_us - wall_us
-    return Misfit(error.reason, f"node {said.node}: {error.message}", said.node, said.boot, by_us)
+    return Misfit(error.reason, f"node {said.node}: {error.message}", said.node, said.boot, by_us, said.mark)
 
 
 def _payer(known: NodeCertificate | None, claimed: str | None) -> str | None:

@@ -6,7 +6,7 @@ of file there says that the owner is gone, however it went.
     HOLDING ──end of file on the lifeline──▶ KILLING ──no child is left──▶ exit
 
 Standard library only and a single thread: PR_SET_PDEATHSIG fires when the *thread* that forked ends (prctl(2)).
-Lines of JSON come in: {"do": "start", "id", "argv", "env", "cwd", "user", "log", "rotate", "token", "limits"}, {"do":
+Lines of JSON come in: {"do": "start", "id", "argv", "env", "cwd", "user", "log", "stamp", "token", "limits"}, {"do":
 "signal", "id", "signal"}; and go out: {"ready": pid}, {"started": id, "pid"}, {"failed": id, "error"}, {"exited": id,
 "status"}.
 """
@@ -335,11 +335,7 @@ class Keeper:
 
     def _output(self, order: dict[str, Any]) -> int | None:
         """Return where a child is to print, None for our own standard error."""
-        if order["log"] is None:
-            return None
-        if order["rotate"]:
-            return self._logs.open(order["log"])
-        return os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        return None if order["log"] is None else self._logs.open(order["log"], stamp=order["stamp"])
 
     def report(self, said: dict[str, int | str]) -> None:
         """Tell the owner; one that is gone is noticed at the lifeline's end."""

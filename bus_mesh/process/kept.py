@@ -142,15 +142,15 @@ class Keeper:
         cwd: str | None = None,
         user: str | None = None,
         log: Path | None = None,
-        rotate: bool = False,
+        stamp: bool = False,
         token: str | None = None,
         limits: Mapping[str, int] = _UNLIMITED,
     ) -> Child:
         """Start a command in its own session and return it running; raise SpawnFailed when it cannot be started.
 
-        `env` None is this keeper's own environment. Output goes to the end of the file `log`, else to our standard
-        error; with `rotate` each line gets its time, and files of 10 MiB take turns. `token` is read by the child, to
-        the end, from the descriptor numbered in its BUSMESH_TOKEN_FD. `limits`: bytes of `memory`, `open_files`.
+        `env` None is this keeper's own environment. Output goes to the end of the file `log`, where files of 10 MiB
+        take turns and with `stamp` each line gets its time, else to our standard error. `token` is read by the child,
+        to the end, from the descriptor numbered in its BUSMESH_TOKEN_FD. `limits`: bytes of `memory`, `open_files`.
         """
         name = argv[0] if argv else ""
         if not name or self._gone.is_set():
@@ -160,7 +160,7 @@ class Keeper:
         self._starting[self._count] = name, started
         order = {"do": "start", "id": self._count, "argv": list(argv), "env": None if env is None else dict(env)}
         order |= {"cwd": cwd, "user": user, "token": token, "limits": dict(limits)}
-        self._send(order | {"log": None if log is None else str(log), "rotate": rotate})
+        self._send(order | {"log": None if log is None else str(log), "stamp": stamp})
         return await started
 
     async def close(self) -> None:

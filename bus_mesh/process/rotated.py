@@ -1,4 +1,4 @@
-"""What children print, in files of bounded size: each line with the time it came, the oldest file dropped.
+"""What children print, in files of bounded size: where wanted each line with the time it came, the oldest file dropped.
 
     orders.log ──full──▶ orders.log.1 ──next time──▶ orders.log.2 ──next time──▶ gone
 
@@ -79,10 +79,10 @@ class Rotated:
 
 
 class _Source:
-    """One child's pipe; `at_start` while a line begins with what comes next."""
+    """One child's pipe; `at_start` while a line begins with what comes next, which gets its time with `stamp`."""
 
-    def __init__(self, path: str, log: Rotated) -> None:
-        self.path, self.log, self.at_start = path, log, True
+    def __init__(self, path: str, log: Rotated, stamp: bool) -> None:
+        self.path, self.log, self.stamp, self.at_start = path, log, stamp, True
 
 
 class Logs:
@@ -96,15 +96,18 @@ class Logs:
     def __repr__(self) -> str:
         return f"Logs({sorted(self._logs)})"
 
-    def open(self, path: str) -> int:
-        """Return the writing end of a new pipe into the log at `path`; raise OSError when there cannot be one."""
+    def open(self, path: str, *, stamp: bool) -> int:
+        """Return the writing end of a new pipe into the log at `path`; raise OSError when there cannot be one.
+
+        With `stamp` each line gets its time; what programs write that say it themselves is kept as it is.
+        """
         log = self._logs.get(path)
         if log is None:
             log = self._logs[path] = Rotated(Path(path))
         log.users += 1
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        self._sources[reading] = _Source(path, log)
+        self._sources[reading] = _Source(path, log, stamp)
         self._selector.register(reading, selectors.EVENT_READ, self)
         return writing
 
@@ -118,7 +121,7 @@ class Logs:
         if not data:
             self._end(pipe)
             return False
-        source.log.write(stamped(data, now_stamp(), source.at_start))
+        source.log.write(stamped(data, now_stamp(), source.at_start) if source.stamp else data)
         source.at_start = data.endswith(b"\n")
         return True
 

@@ -17,6 +17,8 @@ __all__ = ["ERROR", "ERROR_CODE", "VERBS", "Count", "Served", "code_of", "failur
 VERBS: Final = ("PING", "INFO", "STATS")
 ERROR: Final = "Nats-Service-Error"
 ERROR_CODE: Final = "Nats-Service-Error-Code"
+LONGEST_MESSAGE: Final = 1024
+"""Characters of an error's message that go into a header, or are read from one."""
 _NUMBER: Final = r"(?:0|[1-9]\d*)"
 _SEMVER: Final = re.compile(
     rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?",
@@ -112,7 +114,7 @@ def semver(version: str) -> str:
 def failure(code: int, message: str) -> dict[str, str]:
     """Return the headers of an error; gRPC codes become those of HTTP, which clients of NATS know."""
     known = {int(one): status for one, status in _HTTP.items()}
-    return {ERROR: message or "failed", ERROR_CODE: str(known.get(code, 500))}
+    return {ERROR: message[:LONGEST_MESSAGE] or "failed", ERROR_CODE: str(known.get(code, 500))}
 
 
 def code_of(status: str) -> Code:

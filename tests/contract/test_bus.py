@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bus_mesh.bus.contract import BACKLOG_LIMIT, HEADERS_LIMIT, Bus, BusState, BusUnreachable, Handler
+from bus_mesh.bus.contract import BACKLOG_LIMIT, HEADERS_LIMIT, SUBJECT_LIMIT, Bus, BusState, BusUnreachable, Handler
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Broker
@@ -54,6 +54,10 @@ async def test_a_message_with_headers_arrives_without_them(bus: Bus, other: Bus,
     with pytest.raises(ValueError, match=r"not a subject|blank"):
         bus.publish_headed("a b", {}, b"")
     assert not bus.publish_headed("_INBOX.a", {}, bytes(bus.max_payload + 1))
+    assert not bus.publish_headed("_INBOX.a", {"Why": "x" * 5000}, bytes(bus.max_payload - 4096)), "headers count too"
+    assert not bus.publish_headed("a" * (SUBJECT_LIMIT + 1), {}, b"")
+    assert bus.publish_headed("_INBOX.a", {"Why": "x" * 4000}, bytes(bus.max_payload - 4096))
+    await until(lambda: len(got.all) == 4)
 
 
 async def test_headers_are_there_for_who_asks_for_them(bus: Bus, other: Bus, until: Until) -> None:

@@ -5,6 +5,7 @@ import base64
 import json
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from nats import micro
 from nats.micro.request import Request, ServiceError
 from test_up import BUSMESH, Up, eventually
 
-from bus_mesh.bus_access import access_of
+from bus_mesh.bus_access import access_of, user_ends_us
 from bus_mesh.config import load_node
 from bus_mesh.identity.bus_credentials import Credentials
 
@@ -157,6 +158,17 @@ async def test_neither_way_reaches_what_the_other_may(shop: Shop) -> None:
     assert (said, heard) == (set(plain), set())
     said, heard = await attempt(shop.ready["bus"], inside, publish=[*plain, *mesh], subscribe=["_INBOX.node-c.*"])
     assert (said, heard) == (set(mesh), set())
+
+
+def test_a_way_out_says_when_its_user_ends(shop: Shop) -> None:
+    settings = load_node(shop.outer / "node.yaml", {})
+    assert settings.micro is not None
+    ends_us = user_ends_us(settings.micro.bus(settings.bus))
+    done = shop.busmesh("check", "-o", "json")
+
+    assert 29 < (ends_us / 1e6 - time.time()) / 86_400 < 30
+    marks = {one["what"]: one["mark"] for one in json.loads(done.stdout)}
+    assert marks["their users last for another week"] == "good"
 
 
 def test_a_pattern_that_reaches_into_the_mesh_is_never_granted(shop: Shop, tmp_path: Path) -> None:

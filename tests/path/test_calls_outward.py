@@ -75,7 +75,7 @@ async def reach(t: MeshTest) -> MemoryBus:
     await t.mesh()
     (node,) = [node for node in network(t).nodes.values() if "test" in node.own.certificate.call_as]
     bus, numbers = network(t).broker.connect(), iter(range(1, 1000))
-    await node.reach(bus, "_INBOX.out", lambda size: next(numbers).to_bytes(size, "big"))
+    await node.reach(bus, "_INBOX.out", lambda size: next(numbers).to_bytes(size, "big"), lambda: 0)
     return bus
 
 
@@ -273,7 +273,7 @@ async def test_while_the_way_out_is_lost_calls_are_refused_at_once_and_then_go_o
         await t.mesh()
         (node,) = network(t).nodes.values()
         elsewhere = MemoryBroker()
-        await node.reach(elsewhere.connect(), "_INBOX.out", os.urandom)
+        await node.reach(elsewhere.connect(), "_INBOX.out", os.urandom, lambda: 0)
         plain = Plain(t, elsewhere)
         elsewhere.stop()
         with pytest.raises(BusStalled, match="busmesh check") as lost:
@@ -408,4 +408,58 @@ async def test_keys_and_the_mesh_itself_stay_as_they_are() -> None:
 
         with pytest.raises(InvalidArgument, match="keys"), options(idempotency_key="k"):
             await ask(t)
+        with pytest.raises(InvalidArgument, match="ids of instances"), options(instance="other-1"):
+            await ask(t)
         assert await t.call("ledger", "read", {"line": "a"}) == "a"
+
+
+async def test_words_of_a_service_that_went_do_not_undo_what_is_learned_of_the_next() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        await plain.bus.close()
+        other = Plain(t)
+        other.endpoints = {"min": "minmax.second"}
+        await other.bus.subscribe("$SRV.INFO.MinMax", other._on_info)
+        await other.bus.subscribe("minmax.second", other._on_call, "q")
+
+        answers = await asyncio.gather(*(ask(t, idempotent=True) for _ in range(50)))
+
+        assert {answer["subject"] for answer in answers} == {"minmax.second"}
+        assert other.asked == 1, "fifty words of the broker are one reason to ask"
+
+
+async def test_others_may_add_to_an_answer_however_long_that_took() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = Plain(t)
+        asked: list[str] = []
+        await plain.bus.subscribe("$SRV.INFO.MinMax", lambda subject, reply, data, status: asked.append(reply))
+        await plain.bus.subscribe("minmax.*", plain._on_call, "q")
+        call = asyncio.create_task(ask(t))
+        await t.advance(1.0)
+        plain.endpoints = {"Max": "minmax.max"}
+        plain._on_info("", asked[0], b"", 0)
+        await t.advance(0.1)
+        assert not call.done(), "another instance may have it"
+        plain.endpoints = {"min": "minmax.min"}
+        plain._on_info("", asked[0], b"", 0)
+
+        assert (await call)["subject"] == "minmax.min"
+
+
+@pytest.mark.parametrize("trace", ["x" * 20_000, "00-0-0-00", "nonsense"])
+async def test_a_traceparent_that_is_none_goes_nowhere(trace: str) -> None:
+    from bus_mesh_sdk import options
+
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        with options(traceparent=trace):
+            await ask(t)
+
+        assert "traceparent" not in plain.got[0].headers.decode()

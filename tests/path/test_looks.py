@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgpack
 import pytest
 from bus_mesh_sdk.testing import MeshTest
 from test_whole_mesh import Book, Ledger, network
@@ -11,6 +12,7 @@ from bus_mesh.agent.looks import HIGHEST_RATE, KEPT, MOST, Looks, Wanted
 from bus_mesh.gates.gate import Flight, Path
 from bus_mesh.protocol.call import Outcome
 from bus_mesh.protocol.errors import InvalidArgument, MeshError, NotFound, Ran, ResourceExhausted
+from bus_mesh.protocol.frames import Fail
 
 GET = {"id": "one", "service": "orders"}
 
@@ -108,6 +110,21 @@ async def test_a_look_that_nobody_polls_is_forgotten_and_paths_are_made_without_
     world.looks.expire()
 
     assert (world.looks.watched("orders"), world.changes) == (False, 2)
+
+
+async def test_what_a_service_says_is_bounded_too(world: World) -> None:
+    await world.poll(payload=True)
+    for _ in range(150):
+        flight = Flight(Path(), None, 1, "orders", "get", "web", None, b"x" * 10_000, world.now, world.now + 1)
+        error = Fail(3, 0, 2, "R" * 30_000, "m", None, None)
+        outcome = Outcome.failure(error, "a-1")
+        outcome.payload = b"y" * 10_000
+        world.looks.show(flight, outcome, world.now)
+    first, second = await world.poll(), await world.poll()
+
+    assert first["calls"][0]["reason"] == "R" * 64
+    assert len(msgpack.packb(first)) < 300 * 1024
+    assert len(first["calls"]) == len(second["calls"]) == 32, "the rest is for the next polls"
 
 
 async def test_only_so_many_look_at_once(world: World) -> None:

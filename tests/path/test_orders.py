@@ -16,7 +16,15 @@ from bus_mesh.agent.run import read_clocks
 from bus_mesh.identity.certificate import May
 from bus_mesh.identity.command import sign_command
 from bus_mesh.identity.keys import NodeKey
-from bus_mesh.protocol.errors import DeadlineExceeded, InvalidArgument, MeshError, NotFound, Ran, Unimplemented
+from bus_mesh.protocol.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    Ran,
+    ResourceExhausted,
+    Unimplemented,
+)
 
 
 class Pair:
@@ -88,6 +96,42 @@ async def test_a_change_that_is_asked_twice_is_made_once_and_both_hear_of_it(tmp
         pair.gate.set()
 
         assert await first == await second == await pair.ask(signed) == {"started": "orders", "times": 1}
+
+
+async def test_what_is_refused_for_want_of_room_is_no_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bus_mesh.agent.orders.AT_ONCE", 1)
+    async with two(tmp_path) as pair:
+        pair.gate.clear()
+        first = asyncio.create_task(pair.ask(pair.signed()))
+        await until(lambda: len(pair.done) == 1)
+        signed = pair.signed()
+        with pytest.raises(ResourceExhausted, match="under way"):
+            await pair.ask(signed)
+        pair.gate.set()
+        await first
+
+        assert (await pair.ask(signed))["times"] == 2
+
+
+async def test_a_change_is_remembered_while_its_command_could_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus_mesh.agent.orders._KEPT", 2)
+    async with two(tmp_path) as pair:
+        signed = [pair.signed() for _ in range(3)]
+        for one in signed[:2]:
+            await pair.ask(one)
+        with pytest.raises(ResourceExhausted, match="as many as an agent remembers"):
+            await pair.ask(signed[2])
+        assert (await pair.ask(signed[0]))["times"] == 1, "the outcome, not another run"
+
+        now = pair.b.node.orders._clock()
+        pair.b.node.orders._clock = lambda: now._replace(wall_us=now.wall_us + 59_000_000)
+        with pytest.raises(ResourceExhausted):
+            await pair.ask(signed[2])
+        later = pair.signed(issued_us=now.wall_us + 61_000_000)
+        pair.b.node.orders._clock = lambda: now._replace(wall_us=now.wall_us + 61_000_000)
+        assert (await pair.ask(later))["times"] == 3
 
 
 async def test_a_failure_is_kept_like_a_success(tmp_path: Path) -> None:

@@ -102,3 +102,20 @@ async def test_a_handler_that_does_not_answer_ends_in_504_and_the_place_is_free_
         assert [node.micro._under_way for node in network(t).nodes.values()] == [0] * len(network(t).nodes)
         book.go.set()
         assert await t.call(Ledger.read, "b") == "b"
+
+
+async def test_names_that_a_stranger_thinks_of_leave_nothing_behind() -> None:
+    async with MeshTest() as t:
+        await t.serve(Book())
+        t.policy(OPEN)
+        client = Client(t)
+        client.ask(b'{"line": "a"}')
+        await t.advance(0.1)
+        (inbound,) = [node.inbound for node in network(t).nodes.values() if node.inbound.came]
+        before = repr(inbound)
+        for number in range(200):
+            client.ask(b"{}", f"method_{number}")
+        await t.advance(0.1)
+
+        assert client.codes == ["", *["501"] * 200]
+        assert repr(inbound) == before, "no path, no call"

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus_mesh.process.rotated import Logs, Rotated, older, stamped
+from bus_mesh.process.rotated import MOST_BYTES, Logs, Rotated, older, stamped
 
 
 @given(st.binary(max_size=60).map(lambda raw: raw.replace(b"T", b"t")), st.lists(st.integers(0, 60), max_size=5))
@@ -45,7 +45,7 @@ def test_a_log_goes_on_where_its_file_ends(tmp_path: Path) -> None:
 
 def test_two_children_share_a_file_and_the_last_one_closes_it(tmp_path: Path) -> None:
     logs = Logs(selectors.DefaultSelector())
-    pens = [logs.open(str(tmp_path / "a.log")) for _ in range(2)]
+    pens = [logs.open(str(tmp_path / "a.log"), stamp=True) for _ in range(2)]
     for number, pen in enumerate(pens):
         os.write(pen, b"child %d\nhalf" % number)
         os.close(pen)
@@ -54,3 +54,18 @@ def test_two_children_share_a_file_and_the_last_one_closes_it(tmp_path: Path) ->
 
     words = [line.partition(" ")[2] for line in (tmp_path / "a.log").read_text().split("\n")]
     assert words[0] == "child 0" and "child 1" in words[1] and repr(logs) == "Logs([])"
+
+
+def test_what_says_the_time_itself_is_kept_as_it_came_and_bounded_too(tmp_path: Path) -> None:
+    logs, path = Logs(selectors.DefaultSelector()), tmp_path / "a.log"
+    with path.open("wb") as full:
+        full.truncate(MOST_BYTES)
+    pen = logs.open(str(path), stamp=False)
+    os.write(pen, b'{"event": "a"}\n{"eve')
+    logs.catch_up()
+    os.write(pen, b'nt": "b"}\n')
+    os.close(pen)
+    logs.catch_up()
+
+    assert path.read_bytes() == b'{"event": "a"}\n{"event": "b"}\n'
+    assert older(path, 1).stat().st_size == MOST_BYTES and repr(logs) == "Logs([])"

@@ -1,6 +1,7 @@
 """Plain services of NATS say where their endpoints are; whatever they say leads out of the mesh or is not kept."""
 
 import json
+from itertools import count
 from typing import Any
 
 import pytest
@@ -31,14 +32,14 @@ def test_endpoints_are_known_once_the_service_has_said_them() -> None:
     outside = Outside()
 
     assert outside.due(SERVICE, "min", 0.0)
-    assert not outside.learn(SERVICE, info(min="minmax.min")), "nobody has asked"
+    assert not outside.learn(SERVICE, info(min="minmax.min"), 0.0), "nobody has asked"
     outside.asked(SERVICE, 1.0)
     assert outside.until(SERVICE) == 1.0 + FIND_PATIENCE
-    assert outside.learn(SERVICE, info(min="minmax.min"))
+    assert outside.learn(SERVICE, info(min="minmax.min"), 1.5)
 
     assert outside.endpoint(SERVICE, "min") == Endpoint("minmax.min")
     assert outside.endpoints(SERVICE) == ["min"]
-    assert outside.until(SERVICE) == 1.0 + SETTLE
+    assert outside.until(SERVICE) == 1.5 + SETTLE
     assert not outside.due(SERVICE, "min", 1.0 + HELD - 0.1)
     assert outside.due(SERVICE, "min", 1.0 + HELD)
     assert outside.due(SERVICE, "max", 1.0 + FIND_PATIENCE), "an endpoint that was not named is asked for anew"
@@ -46,14 +47,16 @@ def test_endpoints_are_known_once_the_service_has_said_them() -> None:
 
 def test_instances_complete_each_other_and_a_new_question_begins_anew() -> None:
     outside = asked()
-    outside.learn(SERVICE, info(min="one.min"))
-    outside.learn(SERVICE, info(min="two.min", max="two.max"))
+    assert outside.learn(SERVICE, info(min="one.min"), 0.1)
+    assert outside.learn(SERVICE, info(min="two.min", max="two.max"), 0.2)
+    assert not outside.learn(SERVICE, info(min="three.min", max="three.max"), 0.3), "nothing new"
     assert outside.endpoint(SERVICE, "min") == Endpoint("one.min")
     assert outside.endpoint(SERVICE, "max") == Endpoint("two.max")
 
     outside.asked(SERVICE, HELD)
     assert outside.endpoint(SERVICE, "min") == Endpoint("one.min"), "used while it is asked again"
-    outside.learn(SERVICE, info(min="three.min"))
+    assert outside.until(SERVICE) == HELD + FIND_PATIENCE, "for an endpoint that may be new there"
+    outside.learn(SERVICE, info(min="three.min"), HELD + 0.1)
     assert outside.endpoints(SERVICE) == ["min"]
     assert outside.endpoint(SERVICE, "min") == Endpoint("three.min")
 
@@ -88,14 +91,14 @@ def test_instances_complete_each_other_and_a_new_question_begins_anew() -> None:
 def test_what_is_no_answer_or_leads_elsewhere_is_not_kept(data: bytes) -> None:
     outside = asked()
 
-    assert not outside.learn(SERVICE, data)
+    assert not outside.learn(SERVICE, data, 0.1)
     assert outside.endpoints(SERVICE) == []
 
 
 @given(SUBJECTS)
 def test_no_subject_that_is_kept_is_a_meshs_or_breaks_a_line(subject: str) -> None:
     outside = asked()
-    outside.learn(SERVICE, info(min=subject))
+    outside.learn(SERVICE, info(min=subject), 0.1)
     found = outside.endpoint(SERVICE, "min")
 
     if found is not None:
@@ -106,8 +109,21 @@ def test_no_subject_that_is_kept_is_a_meshs_or_breaks_a_line(subject: str) -> No
         assert subject.isascii() and subject.isprintable() and " " not in subject
 
 
-def test_a_service_with_endless_endpoints_is_cut() -> None:
-    outside = asked()
-    outside.learn(SERVICE, info(**{f"e{number}": "minmax.min" for number in range(1000)}))
+@pytest.mark.parametrize("each", [1, 200, 1000])
+def test_a_service_with_endless_endpoints_is_cut_in_one_answer_and_in_many(each: int) -> None:
+    outside, names = asked(), count()
+    for _ in range(300):
+        outside.learn(SERVICE, info(**{f"e{next(names)}": "minmax.min" for _ in range(each)}), 0.1)
 
     assert len(outside.endpoints(SERVICE)) == 256
+
+
+def test_answers_that_come_late_or_without_end_are_not_even_read() -> None:
+    outside = asked()
+    assert not outside.learn(SERVICE, info(min="minmax.min"), FIND_PATIENCE + 0.1)
+    for _ in range(256):
+        outside.learn(SERVICE, b"no answer", 0.1)
+
+    assert not outside.learn(SERVICE, info(min="minmax.min"), 0.2)
+    outside.asked(SERVICE, 3.0)
+    assert outside.learn(SERVICE, info(min="minmax.min"), 3.1)

@@ -13,6 +13,7 @@ def status(**other: Any) -> dict[str, Any]:
     fine = {
         "bus": "connected",
         "outside": None,
+        "outside_ends_us": 0,
         "draining": False,
         "version": "1.0",
         "policy": 7,
@@ -47,6 +48,12 @@ def test_a_mesh_that_is_well_is_all_good() -> None:
         ({"silent": {"c": "no answer from c for 3 s"}}, "agents", Mark.WRONG, "c no answer from c for 3 s"),
         ({"b": {"bus": "rejected"}}, "agents", Mark.WRONG, "b is rejected"),
         ({"b": {"outside": "rejected"}}, "agents", Mark.WRONG, "b has a way to plain services that is rejected"),
+        (
+            {"b": {"outside": "connected", "outside_ends_us": NOW + 70 * HOUR}},
+            "agents",
+            Mark.DOUBTFUL,
+            "b has a user for that with 3 days left",
+        ),
         ({"b": {"draining": True}}, "agents", Mark.DOUBTFUL, "b is draining"),
         ({"b": {"version": "1.1"}}, "agents", Mark.DOUBTFUL, "a runs 1.0, b runs 1.1"),
         ({"ahead_us": {"a": 0, "b": 2_500_000}}, "clocks", Mark.DOUBTFUL, "b is 2.5 s ahead"),

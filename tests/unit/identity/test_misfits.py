@@ -74,10 +74,46 @@ def test_a_node_that_is_out_for_good_is_no_misfit_either(world: World) -> None:
     assert ring.misfits.lately(at(1)) == []
 
 
+def test_an_ended_word_of_a_node_that_has_another_certificate_by_now_says_nothing_of_it(world: World) -> None:
+    ring = world.ring("a")
+    other = world.ring("b", own=world.own("b", until_us=START_US + 10_000_000))
+    old = other.announcement
+    ring.accept(other.renew(world.own("b"), at(8)), at(8))
+
+    with pytest.raises(Misfit):
+        ring.accept(old, at(12))
+    assert ring.misfits.lately(at(12)) == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_word_on_the_subject_of_another_node_says_nothing_of_either(world: World, ended: bool) -> None:
+    ring = world.ring("a")
+    other = world.ring("b", own=world.own("b", until_us=START_US + 10_000_000))
+    seconds = 12 if ended else 1
+    with pytest.raises(Untrusted, match="WRONG_NODE"):
+        ring.accept(other.announcement, at(seconds), "c")
+
+    assert ring.misfits.lately(at(seconds)) == []
+    if ended:
+        refused(ring, other, 12)  # nor is it held against the bytes
+    else:
+        assert ring.accept(other.announcement, at(seconds), "b").news
+
+
+def test_who_is_out_for_good_is_no_misfit_when_its_certificate_has_ended(world: World) -> None:
+    ring = world.ring("a")
+    other = world.ring("b", own=world.own("b", until_us=START_US + 10_000_000))
+    ring.revoke("b")
+
+    with pytest.raises(Untrusted, match="REVOKED") as error:
+        ring.accept(other.announcement, at(12))
+    assert not isinstance(error.value, Misfit) and ring.misfits.lately(at(12)) == []
+
+
 def test_misfits_are_few_however_many_there_are(world: World) -> None:
     ring = world.ring("a")
     for number in range(1100):
-        ring.misfits.note(Misfit(Reason.CLOCK_SKEW, "text", f"n{number}", "b1", DAY_US), at(number / 1000))
+        ring.misfits.note(Misfit(Reason.CLOCK_SKEW, "text", f"n{number}", "b1", DAY_US, (0, number)), at(number / 1000))
 
     found = ring.misfits.lately(at(1.1))
     assert len(found) == 1024

@@ -1,6 +1,8 @@
 """The keys of NATS as text, and files of credentials."""
 
+import json
 import os
+from base64 import urlsafe_b64encode
 
 import pytest
 from hypothesis import given
@@ -104,3 +106,17 @@ def test_no_private_key_is_in_what_is_shown() -> None:
     key = Nkey.generate(Kind.USER, os.urandom)
 
     assert key.seed not in f"{key!r} {Credentials('a.b.c', key)!r} {Credentials('a.b.c', key)}"
+
+
+def claims(said: object) -> str:
+    return "head." + urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=") + ".signature"
+
+
+@given(st.one_of(st.text(max_size=40), st.recursive(st.none() | st.text() | st.booleans(), st.lists).map(claims)))
+def test_when_a_user_ends_is_read_from_any_text_and_nothing_for_never(jwt: str) -> None:
+    assert Credentials(jwt, Nkey.from_seed(SEED, Kind.USER)).ends_us == 0
+
+
+def test_a_user_says_when_it_ends() -> None:
+    assert Credentials(claims({"exp": 1_800_000_000, "sub": "U"}), Nkey.from_seed(SEED, Kind.USER)).ends_us == 1.8e15
+    assert Credentials(claims({"exp": True}), Nkey.from_seed(SEED, Kind.USER)).ends_us == 0
