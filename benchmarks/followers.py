@@ -28,7 +28,7 @@ from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.refusal import IdentityError
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
-from bus_mesh.protocol.frames import read
+from bus_mesh.protocol.frames import fit
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.telemetry import log
 
@@ -69,8 +69,8 @@ class Follower:
             opened = self.keyring.open(subject, data, read_clocks())
         except IdentityError:
             return
-        for raw in opened.frames:
-            self.requests.answered(opened.peer, read(raw))
+        for said in opened.frames:
+            self.requests.answered(opened.peer, fit(said))
 
     def _enforce(self, policy: PolicySet, access: Access) -> None:
         self.policy = policy, access

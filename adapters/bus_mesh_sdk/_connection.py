@@ -19,8 +19,8 @@ from bus_mesh.protocol.frames import (
     Hello,
     Kind,
     Welcome,
+    bunches,
     encode,
-    encode_long,
     named,
 )
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
     def _flush(self, frames: list[bytes]) -> None:
         if self._transport is None or self.session.state is _CLOSED:
             return
-        self._transport.write(encode_long(frames))
+        self._transport.write(bunches(frames))
         if self.paused and self._transport.get_write_buffer_size() > UNSENT_LIMIT:
             self.abort("the agent has stopped reading")
 

@@ -32,7 +32,7 @@ from bus_mesh.protocol.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from bus_mesh.protocol.frames import Fields, FrameError, Kind, Reply, encode, read
+from bus_mesh.protocol.frames import Fields, FrameError, Kind, Reply, encode, fit
 from bus_mesh.telemetry.log import get_logger
 
 __all__ = ["Handler", "Orders"]
@@ -94,7 +94,7 @@ class Orders:
         """Take in a command that another agent passes on: what is not sealed for us and signed by it is dropped."""
         try:
             opened = self._keyring.open(subject, data, self._clock())
-            frames = [read(raw) for raw in opened.frames]
+            frames = [fit(said) for said in opened.frames]
         except (Dropped, NotARecipient) as error:
             self._dropped(error.reason)
             return

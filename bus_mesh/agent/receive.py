@@ -16,7 +16,7 @@ from bus_mesh.bus.contract import Bus
 from bus_mesh.identity.envelope import EnvelopeKind
 from bus_mesh.identity.keyring import Dropped, Keyring, NotARecipient, Now, Opened, Peer
 from bus_mesh.protocol.errors import InstanceGone, Ran
-from bus_mesh.protocol.frames import Cancel, Fail, Fields, Frame, FrameError, Kind, Refused, encode, named, read
+from bus_mesh.protocol.frames import Cancel, Fail, Fields, Frame, FrameError, Kind, Refused, encode, fit, named
 from bus_mesh.protocol.subjects import Subjects
 
 REFUSALS_PER_SECOND: Final = 10
@@ -183,13 +183,13 @@ class Receiver:
     def _read(self, opened: Opened) -> list[Fields]:
         """Return the frames of an envelope; what is none is dropped and counted."""
         try:
-            return list(map(read, opened.frames))
+            return list(map(fit, opened.frames))
         except FrameError:
             pass
         found = []
-        for raw in opened.frames:
+        for said in opened.frames:
             try:
-                found.append(read(raw))
+                found.append(fit(said))
             except FrameError:
                 self._dropped("BAD_FRAME")
         return found

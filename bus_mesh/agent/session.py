@@ -27,8 +27,8 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
+    bunches,
     encode,
-    encode_long,
     named,
 )
 from bus_mesh.protocol.session import FIRST_FRAME_SECONDS, PROTOCOL_VERSION, ProtocolError, Session, Side
@@ -237,7 +237,7 @@ class LocalSession(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(encode_long(frames))
+        transport.write(bunches(frames))
         if transport.get_write_buffer_size() > UNREAD_LIMIT:
             transport.abort()
 

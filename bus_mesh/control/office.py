@@ -31,7 +31,7 @@ from bus_mesh.identity.keyring import Keyring, Now, Opened, Own, Peer, Untrusted
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.identity.refusal import IdentityError
 from bus_mesh.protocol.errors import FailedPrecondition, Internal, MeshError, Ran, ResourceExhausted
-from bus_mesh.protocol.frames import Fail, Fields, FrameError, Kind, encode, read
+from bus_mesh.protocol.frames import Fail, Fields, FrameError, Kind, encode, fit
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.telemetry.log import Limited, get_logger
 
@@ -198,7 +198,7 @@ class Office:
             return
         try:
             opened = self._keyring.open(subject, data, self._clock())
-            frames = [read(raw) for raw in opened.frames]
+            frames = [fit(said) for said in opened.frames]
         except IdentityError as error:
             self._drop(error.reason)
             return

@@ -7,7 +7,7 @@ What comes in is checked from cheap to dear, and nothing is decoded, kept or mov
 
 from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from bus_mesh.identity import envelope
 from bus_mesh.identity.announcement import Announcement, Offer
@@ -21,7 +21,7 @@ from bus_mesh.identity.peers import SKEW_US, Peer, Peers
 from bus_mesh.identity.receipt import Proof
 from bus_mesh.identity.refusal import Dropped, Misfit, Reason, Untrusted
 from bus_mesh.identity.trust import Trust
-from bus_mesh.protocol.frames import FrameError, encode_long, split
+from bus_mesh.protocol.frames import FrameError, bunches, read_bunches
 from bus_mesh.protocol.subjects import Subjects
 
 __all__ = [
@@ -248,7 +248,7 @@ class Keyring:
         epoch.counter = counter = epoch.counter + 1
         sent_at_us = now.boottime_us + epoch.offset_us
         head = HEADER.pack(PREFIX, kind, SUITE, flags, n, epoch.id, counter, sent_at_us) + ids
-        where, plain, proof = subject.encode(), encode_long(frames), None
+        where, plain, proof = subject.encode(), bunches(frames), None
         if flags & SIGNED:
             proof = Proof.make(envelope.signed_part(head, where, plain), self.own.key, self.own.chain)
             plain = proof.signature + plain
@@ -310,9 +310,9 @@ class Keyring:
             raise Untrusted(Reason.EXPIRED, f"boot {peer.boot} of node {peer.node} is revoked, replaced, or expired")
         return found
 
-    def _frames(self, plain: bytes) -> list[bytes]:
+    def _frames(self, plain: bytes) -> list[Any]:
         try:
-            return split(plain, MOST_FRAMES)
+            return read_bunches(plain, MOST_FRAMES)
         except FrameError:
             self._drop(Reason.FRAMES)
 

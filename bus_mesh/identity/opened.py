@@ -1,6 +1,6 @@
 """What the keyring gives back: what it believed, sealed and opened, and what was sealed for somebody else."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bus_mesh.identity.announcement import Announcement
 from bus_mesh.identity.envelope import EnvelopeKind
@@ -30,9 +30,10 @@ class Sealed(NamedTuple):
 class Opened(NamedTuple):
     """An authentic envelope, opened for the first time. Only `Keyring.open` makes one.
 
-    `late_us` is what it took beyond the fastest envelope of this sender; `skew_us` is our clock minus the sender's when
-    that is over a minute, else 0; `introduced` is the sender's announcement when this envelope brought it as news;
-    `proof` is None unless the sender signed the frames.
+    `frames` are what `protocol.frames.fit` makes frames of, if they are any. `late_us` is what it took beyond the
+    fastest envelope of this sender; `skew_us` is our clock minus the sender's when that is over a minute, else 0;
+    `introduced` is the sender's announcement when this envelope brought it as news; `proof` is None unless the sender
+    signed the frames.
     """
 
     peer: Peer
@@ -40,7 +41,7 @@ class Opened(NamedTuple):
     counter: int
     late_us: int
     skew_us: int
-    frames: list[bytes]
+    frames: list[Any]
     introduced: Announcement | None
     proof: Proof | None
 

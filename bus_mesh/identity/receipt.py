@@ -23,7 +23,7 @@ from bus_mesh.identity.envelope import MOST_FRAMES, EnvelopeKind, SignedPart, re
 from bus_mesh.identity.keys import NodeKey, verifies
 from bus_mesh.identity.refusal import Reason, Untrusted
 from bus_mesh.protocol.errors import Code, MeshError
-from bus_mesh.protocol.frames import Fields, FrameError, Kind, read, split
+from bus_mesh.protocol.frames import Fields, FrameError, Kind, fit, read_bunches
 from bus_mesh.protocol.subjects import Subjects
 
 __all__ = ["REQUEST", "Failed", "Proof", "Receipt", "encode_receipt", "verify_receipt"]
@@ -156,7 +156,7 @@ def _said(what: str, proof: Proof, root: bytes, kind: EnvelopeKind, ids: Collect
     if not verifies(by.key, proof.signature, proof.signed):
         raise Untrusted(Reason.BAD_SIGNATURE, f"{what} is not signed by node {by.node}")
     try:
-        found = list(map(read, split(part.frames, MOST_FRAMES)))
+        found = list(map(fit, read_bunches(part.frames, MOST_FRAMES)))
     except FrameError as error:
         raise Untrusted(Reason.FRAMES, f"{what}: {error}") from None
     kinds = (Kind.CALL,) if kind is EnvelopeKind.CALLS else (Kind.REPLY, Kind.FAIL)

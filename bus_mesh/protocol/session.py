@@ -1,6 +1,6 @@
 """The local protocol between an app and its agent, without a socket.
 
-Frames of u32 length ‖ bytes, over a stream. A `Session` says which frame may come in which state:
+Bunches of frames over a stream. A `Session` says which frame may come in which state:
 
     app's side     JOINING ──WELCOME──▶ OPEN ──DRAIN──▶ LEAVING ──▶ CLOSED
     agent's side   JOINING ──HELLO────▶ OPEN ──(says DRAIN)──▶ LEAVING ──▶ CLOSED
@@ -11,7 +11,7 @@ Anything else is a ProtocolError, and the session is CLOSED.
 from enum import Enum
 from typing import Final
 
-from bus_mesh.protocol.frames import FRAME_LIMIT, LENGTH, Fields, FrameError, Kind, read
+from bus_mesh.protocol.frames import FRAME_LIMIT, LENGTH, Fields, FrameError, Kind, fit, read_bunch
 
 PROTOCOL_VERSION: Final = 1
 FIRST_FRAME_SECONDS: Final = 5.0
@@ -23,7 +23,7 @@ class ProtocolError(Exception):
 
 
 class Decoder:
-    """Bytes in, frames out; refuses a frame over `limit` bytes from its length alone."""
+    """Bytes in, frames out; refuses a bunch over `limit` bytes from its length alone."""
 
     __slots__ = ("_held", "_missing", "limit")
 
@@ -37,7 +37,7 @@ class Decoder:
 
     @property
     def held(self) -> int:
-        """Bytes of a frame that is not whole yet."""
+        """Bytes of a bunch that is not whole yet."""
         return len(self._held)
 
     def feed(self, data: bytes) -> list[Fields]:
@@ -48,16 +48,17 @@ class Decoder:
                 return []
             data = bytes(self._held)
             self._held.clear()
-        frames, at, end = [], 0, len(data)
+        frames: list[Fields] = []
+        at, end = 0, len(data)
         while end - at >= 4:
             (size,) = LENGTH.unpack_from(data, at)
             if size > self.limit:
-                raise ProtocolError(f"a frame of {size} bytes, over the limit of {self.limit}")
+                raise ProtocolError(f"{size} bytes at once, over the limit of {self.limit}")
             stop = at + 4 + size
             if stop > end:
                 break
             try:
-                frames.append(read(data[at + 4 : stop]))
+                frames += map(fit, read_bunch(data, at + 4, stop))
             except FrameError as error:
                 raise ProtocolError(str(error)) from None
             at = stop

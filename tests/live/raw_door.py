@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from bus_mesh.protocol.frames import LENGTH, Hello, Kind, decode, encode
+from bus_mesh.protocol.frames import LENGTH, Hello, Kind, bunches, encode, fit, read_bunch
 
 
 class Door:
@@ -18,12 +18,12 @@ class Door:
         self._socket.sendall(data)
 
     def say(self, frame: tuple[object, ...]) -> None:
-        data = encode(frame)  # type: ignore[arg-type]
-        self.send(LENGTH.pack(len(data)) + data)
+        self.send(bunches([encode(frame)]))
 
     def hear(self) -> tuple[object, ...]:
         (size,) = LENGTH.unpack(self._exactly(4))
-        return decode(self._exactly(size))
+        (said,) = read_bunch(self._exactly(size), 0, size)
+        return fit(said)
 
     def hello(self, app: str) -> None:
         self.say(Hello(int(Kind.HELLO), 1, app, "raw", None))
@@ -54,14 +54,13 @@ class Door:
 
 def bomb(size: int) -> bytes:
     """A frame of lists in lists."""
-    data = b"\x93\x01" + b"\x91" * size
-    return LENGTH.pack(len(data)) + data
+    return bunches([b"\x93\x01" + b"\x91" * size])
 
 
 BAD = {
     "a frame of 4 GiB": b"\xff\xff\xff\xff",
     "no MessagePack": LENGTH.pack(64) + b"\xc1" * 64,
-    "a frame of an unknown kind": LENGTH.pack(3) + b"\x92\x7f\x01",
+    "a frame of an unknown kind": bunches([b"\x92\x7f\x01"]),
     "a nest of 256 Ki lists": bomb(256 * 1024),
-    "a frame that may not come first": LENGTH.pack(3) + b"\x92\x17\x01",
+    "a frame that may not come first": bunches([b"\x92\x17\x01"]),
 }

@@ -21,7 +21,7 @@ from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.load import parse
-from bus_mesh.protocol.frames import Call, Fail, Frame, Method, Refused, Reply, decode, encode
+from bus_mesh.protocol.frames import Call, Fail, Frame, Method, Refused, Reply, decode, encode, fit, named
 from bus_mesh.protocol.subjects import Subjects
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.usual import Usual
@@ -183,7 +183,7 @@ class Serving:
         return self.keyring.announce([Offer("orders", instances, METHODS)], at(0))
 
     def open(self, message: Message) -> list[Frame]:
-        return [decode(raw) for raw in self.keyring.open(message.subject, message.data, at(0)).frames]
+        return [named(fit(said)) for said in self.keyring.open(message.subject, message.data, at(0)).frames]
 
 
 class Caller(Side):
@@ -315,7 +315,7 @@ class Callee(Side):
         """Take in a call of the other node, or of another one."""
         frame = Call(1, number, service, method, ttl_ms, caller, {"instance": "callee-1", **head}, payload)
         opened = self.opened(frame, by=by)
-        self.inbound.call(opened, self.instance, decode(opened.frames[0]), self.now)  # type: ignore[arg-type]
+        self.inbound.call(opened, self.instance, named(fit(opened.frames[0])), self.now)  # type: ignore[arg-type]
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and the wheel turn."""
@@ -327,7 +327,7 @@ class Callee(Side):
         """End the turn, and return what the calling node gets."""
         subject = SUBJECTS.inbox("caller", self.caller.boot)
         messages = [message for message in self.turn() if message.subject == subject]
-        return [decode(raw) for m in messages for raw in self.caller.open(m.subject, m.data, at(self.now)).frames]
+        return [named(fit(said)) for m in messages for said in self.caller.open(m.subject, m.data, at(self.now)).frames]
 
     def refusal(self) -> tuple[str, str]:
         """Return (reason, whether it ran) of the one FAIL that the calling node gets."""

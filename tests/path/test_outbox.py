@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from path_world import ROUND_ROBIN, App, Caller, Serving, at
 
 from bus_mesh.agent.outbox import HELD_BYTES, MOST_FRAMES
-from bus_mesh.protocol.frames import Call, Reply, decode, encode
+from bus_mesh.protocol.frames import Call, Reply, encode, fit, named
 
 
 def nodes(count: int) -> list[Serving]:
@@ -170,7 +170,7 @@ def test_what_fits_into_the_room_fits_into_an_envelope(count: int) -> None:
     payload = b"x" * (caller.outbox.room() - spare)
     caller.outbound.call(app, Call(1, 1, "orders", "create", 500, "", None, payload), 0.0)
     (message,) = caller.turn()
-    frame = decode(servings[-1].keyring.open(message.subject, message.data, at(0)).frames[0])
+    frame = named(fit(servings[-1].keyring.open(message.subject, message.data, at(0)).frames[0]))
 
     assert isinstance(frame, Call)
     assert frame.payload == payload

@@ -32,7 +32,7 @@ from bus_mesh.identity.envelope import (
     signed_part,
 )
 from bus_mesh.identity.keys import SUITE, EpochKey, NodeKey, key_id, verifies
-from bus_mesh.protocol.frames import Method, encode_long, split
+from bus_mesh.protocol.frames import Call, Cancel, Method, Reply, bunches, encode, read_bunches
 
 FILE = Path(__file__).with_name("envelope.json")
 MESH, SENDER, RPC, INBOX = "demo", "node-a", "mesh.demo.rpc.orders.get", "mesh.demo.node.node-b1.b1"
@@ -40,18 +40,21 @@ AT_US = 1_800_000_000_000_000
 EPOCHS = {SENDER: b"\xa0" * 32, "node-b1": b"\xb1" * 32, "node-b2": b"\xb2" * 32, "node-b3": b"\xb3" * 32}
 ROOT, ISSUER, NODE = (NodeKey(bytes((seed,)) * 32) for seed in (1, 2, 3))
 BODY_KEY = b"\xcc" * 32
+CALL = encode(Call(1, 7, "orders", "get", 500, "web", {"attempt": 2}, b"\x81\xa2id\xa11"))
+REPLY = encode(Reply(2, 7, {"instance": "node-b1-1", "load": 3}, b"answer"))
+CANCEL = encode(Cancel(4, 6))
 ENVELOPES: dict[str, dict[str, Any]] = {
-    "one recipient": {"kind": 1, "flags": 0, "to": ["node-b1"], "subject": RPC, "frames": [b"first", b""]},
-    "an answer": {"kind": 2, "flags": 0, "to": ["node-b1"], "subject": INBOX, "frames": [b"answer"]},
+    "one recipient": {"kind": 1, "flags": 0, "to": ["node-b1"], "subject": RPC, "frames": [CALL, CANCEL]},
+    "an answer": {"kind": 2, "flags": 0, "to": ["node-b1"], "subject": INBOX, "frames": [REPLY]},
     "three recipients": {
         "kind": 1,
         "flags": 0,
         "to": ["node-b1", "node-b2", "node-b3"],
         "subject": RPC,
-        "frames": [b"x" * 40],
+        "frames": [CALL],
     },
-    "introduced": {"kind": 1, "flags": 1, "to": ["node-b1", "node-b2"], "subject": RPC, "frames": [b"hello"]},
-    "signed": {"kind": 1, "flags": 2, "to": ["node-b1"], "subject": RPC, "frames": [b"pay 5"]},
+    "introduced": {"kind": 1, "flags": 1, "to": ["node-b1", "node-b2"], "subject": RPC, "frames": [CALL]},
+    "signed": {"kind": 1, "flags": 2, "to": ["node-b1"], "subject": RPC, "frames": [CALL]},
 }
 
 
@@ -78,7 +81,7 @@ def seal(case: dict[str, Any], counter: int, word: bytes) -> bytes:
     head = HEADER.pack(PREFIX, case["kind"], SUITE, case["flags"], len(theirs), sender, counter, AT_US + counter)
     head += b"".join(key_id(MESH, node, key) for node, key in theirs.items())
     intro = len(word).to_bytes(4, "big") + word if case["flags"] & 1 else b""
-    subject, plain = case["subject"].encode(), encode_long(case["frames"])
+    subject, plain = case["subject"].encode(), bunches(case["frames"])
     if case["flags"] & 2:
         plain = NODE.sign(signed_part(head, subject, plain)) + plain
     seals = [mine.pair(MESH, SENDER, node, key).seal for node, key in theirs.items()]
@@ -173,7 +176,7 @@ def test_every_recipient_opens_a_golden_envelope(case: dict[str, Any]) -> None:
         if flags & 2:
             signature, plain = plain[:64], plain[64:]
             assert verifies(NODE.public, signature, signed_part(sealed[: 32 + 8 * n], subject, plain))
-        assert [frame.hex() for frame in split(plain, 64)] == case["frames"]
+        assert [encode(said).hex() for said in read_bunches(plain, 64)] == case["frames"]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from bus_mesh.identity.envelope import HEADER, PREFIX, SIGNED, EnvelopeKind, sig
 from bus_mesh.identity.keys import SUITE, NodeKey
 from bus_mesh.identity.receipt import REQUEST, Proof, encode_receipt, verify_receipt
 from bus_mesh.identity.receipt_file import pack_receipt, read_receipts
-from bus_mesh.protocol.frames import Call, Fail, Reply, encode, encode_long
+from bus_mesh.protocol.frames import Call, Fail, Reply, bunches, encode
 
 FILE = Path(__file__).with_name("receipt.json")
 MESH, AT_US = "demo", 1_800_000_000_000_000
@@ -33,7 +33,7 @@ def chain(node: str, key: NodeKey, serve: list[str], call_as: list[str]) -> byte
 def prove(kind: EnvelopeKind, subject: str, frames: list[bytes], key: NodeKey, chain: bytes, counter: int) -> Proof:
     sender, to = IDS.values() if kind is EnvelopeKind.CALLS else reversed(IDS.values())
     head = HEADER.pack(PREFIX, kind, SUITE, SIGNED, 1, sender, counter, AT_US + counter) + to
-    return Proof.make(signed_part(head, subject.encode(), encode_long(frames)), key, chain)
+    return Proof.make(signed_part(head, subject.encode(), bunches(frames)), key, chain)
 
 
 def vectors() -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterable
 
+import msgpack
+
 from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.keyring import EnvelopeKind, Keyring, Now, Own, Peer, Sealed, own_identity
 from bus_mesh.identity.keys import NodeKey
@@ -89,10 +91,17 @@ def befriend(one: Keyring, other: Keyring) -> None:
         receiver.open(RPC, sent.data, at(0))
 
 
+def packed(frame: bytes) -> bytes:
+    """What stands for a frame here: an envelope holds MessagePack, and does not care which."""
+    return bytes(msgpack.packb(frame))
+
+
 def call(ring: Keyring, to: Iterable[Keyring], *frames: bytes, now: Now | None = None, signed: bool = False) -> Sealed:
-    """Seal a call for the group."""
+    """Seal a call for the group, of frames that are bytes and nothing more."""
     peers = [known(ring, other) for other in to]
-    return ring.seal(EnvelopeKind.CALLS, RPC, frames or (b"frame",), peers, now or at(0), signed=signed)
+    return ring.seal(
+        EnvelopeKind.CALLS, RPC, list(map(packed, frames or (b"frame",))), peers, now or at(0), signed=signed
+    )
 
 
 def inbox(ring: Keyring) -> str:

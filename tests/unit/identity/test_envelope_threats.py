@@ -5,12 +5,13 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from identity_world import RPC, World, at, call, friends, inbox, known, meet, stream
+from identity_world import RPC, World, at, call, friends, inbox, known, meet, packed, stream
 
 from bus_mesh.identity.announcement import Offer, encode_announcement
 from bus_mesh.identity.envelope import HEADER, PREFIX, open_sealed, parse_header, recipients, seal_for_many
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, Keyring, NotARecipient, Untrusted
 from bus_mesh.identity.keys import EpochKey, Pair
+from bus_mesh.protocol.frames import bunches
 
 NOT_BELIEVED = (Dropped, NotARecipient, Untrusted)
 
@@ -94,9 +95,9 @@ def test_a_fellow_recipient_cannot_change_the_body_for_the_others(world: World) 
         stolen.append(pair.open(nonce, wrapped, bound))
         return stolen[0]
 
-    assert open_sealed(sent, RPC.encode(), 2, 1, 32 + 2 * 56, opens) == b"\x00\x00\x00\x06give 1"
+    assert open_sealed(sent, RPC.encode(), 2, 1, 32 + 2 * 56, opens) == bunches([packed(b"give 1")])
     head, wraps = sent[:48], sent[48:144]
-    forged = seal_for_many(head, b"", RPC.encode(), b"\x00\x00\x00\x06give 9", [], stolen[0])
+    forged = seal_for_many(head, b"", RPC.encode(), bunches([packed(b"give 9")]), [], stolen[0])
     forged = forged[:48] + wraps + forged[48:]
 
     assert len(forged) == len(sent)
@@ -327,7 +328,7 @@ def test_clone_that_calls_us_is_dropped_with_the_alarm(world: World) -> None:
     b = world.ring("b")
     b.accept(a.announcement, at(0))
     own_view = known(b, a)
-    sent = clone.seal(EnvelopeKind.CALLS, RPC, [b"frame"], [own_view], at(1))
+    sent = clone.seal(EnvelopeKind.CALLS, RPC, [packed(b"frame")], [own_view], at(1))
 
     with pytest.raises(Dropped, match="CLONE") as caught:
         a.open(RPC, sent.data, at(1))
@@ -347,7 +348,7 @@ def test_revoked_node_is_neither_heard_nor_answered(world: World) -> None:
     with pytest.raises(Untrusted, match="REVOKED"):
         b.accept(a.announce((), at(21)), at(21))
     with pytest.raises(Untrusted, match="EXPIRED"):
-        b.seal(EnvelopeKind.ANSWERS, inbox(a), [b"answer"], [peer], at(21))
+        b.seal(EnvelopeKind.ANSWERS, inbox(a), [packed(b"answer")], [peer], at(21))
 
 
 def test_an_instance_of_a_service_that_was_not_granted_is_not_announced_to_anybody(world: World) -> None:

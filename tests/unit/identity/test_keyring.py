@@ -1,12 +1,13 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from identity_world import RPC, START_US, World, at, befriend, call, inbox, known, meet, stream
+from identity_world import RPC, START_US, World, at, befriend, call, inbox, known, meet, packed, stream
 
 from bus_mesh.identity.announcement import Instance, Offer
 from bus_mesh.identity.envelope import INTRODUCED, parse_header
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, NotARecipient, Untrusted
 from bus_mesh.identity.keys import verifies
+from bus_mesh.protocol.frames import bunches
 
 OFFER = Offer("orders", (Instance("a-1", "1", {}, "up", 0),), ())
 
@@ -47,7 +48,7 @@ def test_an_answer_goes_to_the_inbox_of_the_process_that_called(world: World) ->
     meet(a, b)
     asker = b.open(RPC, call(a, [b]).data, at(0)).peer
 
-    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [b"answer"], [asker], at(0))
+    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [packed(b"answer")], [asker], at(0))
 
     assert a.open(inbox(a), sent.data, at(0)).frames == [b"answer"]
 
@@ -278,7 +279,7 @@ def test_a_peer_whose_key_was_replaced_twice_is_answered_under_its_present_one(w
         a.rotate(at(second))
         b.accept(a.announcement, at(second))
 
-    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [b"answer"], [asker], at(3))
+    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [packed(b"answer")], [asker], at(3))
 
     assert a.open(inbox(a), sent.data, at(3)).frames == [b"answer"]
 
@@ -293,7 +294,7 @@ def test_a_signed_envelope_carries_a_proof_that_others_can_check(world: World) -
     assert opened.frames == [b"pay 5"]
     part = b"busmesh signed envelope 1" + sent.data[:40] + len(RPC).to_bytes(4, "big") + RPC.encode()
     assert opened.proof is not None
-    assert verifies(a.own.key.public, opened.proof.signature, part + b"\x00\x00\x00\x05pay 5")
+    assert verifies(a.own.key.public, opened.proof.signature, part + bunches([packed(b"pay 5")]))
 
 
 def test_control_is_signed_and_for_one(world: World) -> None:
@@ -302,12 +303,12 @@ def test_control_is_signed_and_for_one(world: World) -> None:
     meet(a, c)
     subject = "mesh.demo.ctl.node.b"
 
-    sent = a.seal(EnvelopeKind.CONTROL, subject, [b"stop"], [known(a, b)], at(0))
+    sent = a.seal(EnvelopeKind.CONTROL, subject, [packed(b"stop")], [known(a, b)], at(0))
 
     proof = b.open(subject, sent.data, at(0)).proof
     assert proof is not None and len(proof.signature) == 64
     with pytest.raises(ValueError, match="2 recipients"):
-        a.seal(EnvelopeKind.CONTROL, subject, [b"stop"], [known(a, b), known(a, c)], at(0))
+        a.seal(EnvelopeKind.CONTROL, subject, [packed(b"stop")], [known(a, b), known(a, c)], at(0))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +327,7 @@ def test_control_is_signed_and_for_one(world: World) -> None:
 def test_a_kind_on_a_subject_that_it_does_not_fit_is_dropped(world: World, kind: EnvelopeKind, subject: str) -> None:
     a, b = world.ring("a"), world.ring("b")
     meet(a, b)
-    sent = a.seal(kind, subject, [b"frame"], [known(a, b)], at(0))
+    sent = a.seal(kind, subject, [packed(b"frame")], [known(a, b)], at(0))
 
     with pytest.raises(Dropped, match="KIND"):
         b.open(subject, sent.data, at(0))
@@ -340,7 +341,7 @@ def test_no_frame_and_too_many_frames_are_not_sealed(world: World, count: int) -
     with pytest.raises(ValueError, match=f"{count} frames"):
         a.seal(EnvelopeKind.CALLS, RPC, [b"frame"] * count, [known(a, a)], at(0))
     with pytest.raises(ValueError, match=f"{count} recipients"):
-        a.seal(EnvelopeKind.CALLS, RPC, [b"frame"], [known(a, a)] * count, at(0))
+        a.seal(EnvelopeKind.CALLS, RPC, [packed(b"frame")], [known(a, a)] * count, at(0))
 
 
 def test_a_renewed_certificate_is_announced_and_believed(world: World) -> None:

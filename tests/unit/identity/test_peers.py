@@ -1,5 +1,5 @@
 import pytest
-from identity_world import DAY_US, RPC, START_US, World, at, befriend, call, inbox, known, meet, stream
+from identity_world import DAY_US, RPC, START_US, World, at, befriend, call, inbox, known, meet, packed, stream
 
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, Keyring, Untrusted
 from bus_mesh.identity.peers import Peers
@@ -21,7 +21,7 @@ def test_a_peer_whose_lease_ended_is_still_heard_and_answered(world: World) -> N
     b.sweep(at(20))
 
     asker = b.open(RPC, call(a, [b], now=at(20)).data, at(20)).peer
-    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [b"answer"], [asker], at(20))
+    sent = b.seal(EnvelopeKind.ANSWERS, inbox(a), [packed(b"answer")], [asker], at(20))
 
     assert a.open(inbox(a), sent.data, at(20)).frames == [b"answer"]
 

@@ -29,10 +29,11 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
+    bunches,
     decode,
     encode,
-    encode_long,
-    split,
+    fit,
+    read_bunches,
 )
 
 VECTORS = json.loads((Path(__file__).parents[2] / "wire" / "frames.json").read_text())
@@ -125,15 +126,54 @@ def test_a_large_payload_is_let_through_and_a_large_head_is_not() -> None:
         decode(encode(Reply(2, 1, {"metadata": "x" * HEAD_LIMIT}, b"")))
 
 
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=64))
-def test_what_goes_into_one_envelope_comes_out_of_it(parts: list[bytes]) -> None:
-    assert split(encode_long(parts), 64) == parts
+SIZES = st.one_of(st.integers(0, 40), st.sampled_from([HEAD_LIMIT - 20, HEAD_LIMIT - 8, HEAD_LIMIT, 5 * HEAD_LIMIT]))
 
 
-@pytest.mark.parametrize("body", [b"", b"\0\0", b"\0\0\0\x05abc", encode_long([b""] * 65)])
+@given(st.lists(SIZES, min_size=1, max_size=64))
+def test_what_goes_into_one_envelope_comes_out_of_it_in_bunches_that_are_small_or_of_one_frame(
+    sizes: list[int],
+) -> None:
+    went = [Reply(2, at, None, b"x" * size) for at, size in enumerate(sizes)]
+    body = bunches([encode(frame) for frame in went])
+
+    assert [fit(said) for said in read_bunches(body, 64)] == went
+    at = 0
+    while at < len(body):
+        size = int.from_bytes(body[at : at + 4], "big")
+        assert size <= HEAD_LIMIT or body[at + 4] == 0x91
+        at += 4 + size
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0\0",
+        b"\0\0\0\0",
+        b"\0\0\0\x01\x90",
+        b"\0\0\0\x01\xc0",
+        b"\0\0\0\x05abc",
+        b"\0\0\0\x02\x92\xc0",
+        b"\0\0\0\x03\x91\xc0\xc0",
+        bunches([b"\xc0"] * 65),
+        bunches([b"\xc0"] * 40) + bunches([b"\xc0"] * 25),
+    ],
+)
 def test_a_body_that_is_cut_empty_or_too_full_is_refused(body: bytes) -> None:
     with pytest.raises(FrameError):
-        split(body, 64)
+        read_bunches(body, 64)
+
+
+def test_a_bunch_over_the_limit_that_is_not_of_one_frame_is_refused_before_it_becomes_anything() -> None:
+    bunch = b"\xdd\x00\x10\x00\x00" + b"\x80" * (1 << 20)
+    body = len(bunch).to_bytes(4, "big") + bunch
+    tracemalloc.start()
+    with pytest.raises(FrameError, match="not of one frame"):
+        read_bunches(body, 64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 64 * 1024
 
 
 def test_the_kinds_have_the_numbers_they_will_always_have() -> None:

@@ -15,8 +15,8 @@ from bus_mesh.protocol.frames import (
     Reply,
     Serve,
     Welcome,
+    bunches,
     encode,
-    encode_long,
 )
 from bus_mesh.protocol.session import Decoder, ProtocolError, Session, Side, State
 
@@ -28,7 +28,7 @@ REFUSAL = Fail(3, 0, 16, "APP_NOT_YOURS", "no", None, None)
 
 
 def bytes_of(*frames: Frame) -> bytes:
-    return encode_long([encode(frame) for frame in frames])
+    return bunches([encode(frame) for frame in frames]) if frames else b""
 
 
 @given(st.lists(st.sampled_from([CALL, HELLO, Ping(23, 9), Cancel(4, 1)]), max_size=6), st.data())

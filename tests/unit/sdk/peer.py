@@ -15,7 +15,6 @@ import msgpack
 
 from bus_mesh.protocol.errors import MeshError, Ran
 from bus_mesh.protocol.frames import (
-    LENGTH,
     Call,
     Cancel,
     Drain,
@@ -29,6 +28,7 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
+    bunches,
     encode,
     named,
 )
@@ -68,8 +68,7 @@ class AppSession(asyncio.Protocol):
         self.agent.instances = {k: v for k, v in self.agent.instances.items() if v[0] is not self}
 
     def send(self, *frames: Frame) -> None:
-        data = [encode(frame) for frame in frames]
-        self.transport.write(b"".join(LENGTH.pack(len(d)) + d for d in data))
+        self.transport.write(bunches([encode(frame) for frame in frames]))
 
     def raw(self, data: bytes) -> None:
         self.transport.write(data)

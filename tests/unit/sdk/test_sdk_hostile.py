@@ -21,8 +21,8 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
+    bunches,
     encode,
-    encode_long,
 )
 
 
@@ -51,9 +51,9 @@ async def test_answers_to_nothing_are_ignored(mesh: Mesh, agent: PeerAgent, sock
 BREAKING = {
     "garbage": b"\x00\x00\x00\x03abc",
     "a frame over the limit": struct.pack(">I", 1 << 30),
-    "a frame that only apps say": encode_long([encode(Hello(16, 1, "web", "x", None))]),
-    "a kind that is reserved": encode_long([b"\x91\x06"]),
-    "a second welcome": encode_long([encode(Welcome(17, 1, "node-b", {}, 1000, None))]),
+    "a frame that only apps say": bunches([encode(Hello(16, 1, "web", "x", None))]),
+    "a kind that is reserved": bunches([b"\x91\x06"]),
+    "a second welcome": bunches([encode(Welcome(17, 1, "node-b", {}, 1000, None))]),
 }
 
 
@@ -116,7 +116,7 @@ async def test_no_bytes_make_the_sdk_raise(mesh: Mesh, agent: PeerAgent) -> None
         said = bytearray(encode(dice.choice(FRAMES)))
         for _ in range(dice.randrange(3)):
             said[dice.randrange(len(said))] = dice.randrange(256)
-        connection.data_received(encode_long([welcomed] if dice.random() < 0.9 else []) + encode_long([bytes(said)]))
+        connection.data_received((bunches([welcomed]) if dice.random() < 0.9 else b"") + bunches([bytes(said)]))
         connection.connection_lost(None)
         await asyncio.sleep(0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import bus_mesh_sdk
 import pytest
 
-from bus_mesh.protocol.frames import Kind, encode, encode_long
+from bus_mesh.protocol.frames import Kind, bunches, encode
 from bus_mesh.protocol.session import Session, Side
 
 HERE = Path(bus_mesh_sdk.__file__).parent
@@ -106,5 +106,5 @@ def test_the_bytes_on_the_page_are_frames_that_each_end_may_say() -> None:
     for end, name, text in said:
         (frame,) = ends[end].receive(bytes.fromhex(text))
         assert Kind(frame[0]).name == name
-        assert encode_long([encode(frame)]).hex() == text
+        assert bunches([encode(frame)]).hex() == text
     assert len(said) == 11
