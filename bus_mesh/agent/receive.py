@@ -19,7 +19,7 @@ from bus_mesh.protocol.errors import InstanceGone, Ran
 from bus_mesh.protocol.frames import Cancel, Fail, Fields, Frame, FrameError, Kind, Refused, encode, fit, named
 from bus_mesh.protocol.subjects import Subjects
 
-REFUSALS_PER_SECOND: Final = 10
+REFUSALS_PER_SECOND: Final = 100
 """REFUSED frames to one sender."""
 MAGIC: Final = b"BM"
 _CALLS: Final = EnvelopeKind.CALLS
@@ -175,8 +175,11 @@ class Receiver:
             case Cancel():
                 self._inbound.cancel(peer, frame.id, now)
             case Refused():
-                for service in self._outbound.refused(peer, frame, now):
-                    self._watch.ask(service)  # or every further call is refused, and few of those are told
+                services = self._outbound.refused(peer, frame, now)
+                if services:  # its word is known and was not entered, or every further call would be refused
+                    self._watch.learned(peer, peer.announcement, self._clock())
+                for service in services:
+                    self._watch.ask(service)
             case _:
                 self._dropped("WRONG_KIND")
 

@@ -156,12 +156,29 @@ class Watch:
                 watcher(announcement)
         if peer.announcement is not announcement:
             return
+        services = self._enter(peer, announcement, now)
+        if services:
+            self._changed(services, now.monotonic)
+
+    def _enter(self, peer: Peer, announcement: Announcement, now: Now) -> set[str]:
+        """Enter what a node said last into the directory; return the services for which something changed."""
         offers = () if announcement.withdrawn else announcement.offers
         left = (announcement.expires_us - announcement.issued_us) / 1e6
         certified = [offer for offer in offers if offer.service in peer.certificate.serve]
-        services = self._directory.update(peer.node, peer.boot, peer, certified, now.monotonic + left, now.monotonic)
-        if services:
-            self._changed(services, now.monotonic)
+        return self._directory.update(peer.node, peer.boot, peer, certified, now.monotonic + left, now.monotonic)
+
+    def _recall(self, service: str) -> None:
+        """Enter all that is known of who serves it: this node, which does not answer its own questions, and others.
+
+        All in one step: of a group that is known in part, the broker chooses members that cannot open what was sealed.
+        """
+        now, changed = self._clock(), set[str]()
+        for said in self._keyring.leased():
+            peer = self._keyring.latest(said.node)
+            if peer is not None and any(offer.service == service for offer in said.offers):
+                changed |= self._enter(peer, said, now)
+        if changed:
+            self._changed(changed, now.monotonic)
 
     def gone(self, node: str, boot: str, now: float) -> None:
         """Forget a process that is known to be dead."""
@@ -180,7 +197,7 @@ class Watch:
         self._bus.publish(self._subjects.find(service, self._node), self.document, reply)
 
     async def _follow(self, service: str) -> None:
-        self.learn(self.document)  # what this node itself serves: it does not answer its own questions
+        self._recall(service)
         following = await self._bus.subscribe(self._subjects.found_of(service), self.on_found)
         if service not in self._directory.followed or service in self._following:
             await following.unsubscribe()  # given up meanwhile
