@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from bus_mesh.protocol.frames import LENGTH, Hello, Kind, bunches, encode, fit, read_bunch
+from bus_mesh.protocol.frames import LENGTH, Hello, Kind, bunches, encode, fit, named, read_bunch
 
 
 class Door:
@@ -23,7 +23,7 @@ class Door:
     def hear(self) -> tuple[object, ...]:
         (size,) = LENGTH.unpack(self._exactly(4))
         (said,) = read_bunch(self._exactly(size), 0, size)
-        return fit(said)
+        return named(fit(said))
 
     def hello(self, app: str) -> None:
         self.say(Hello(int(Kind.HELLO), 1, app, "raw", None))
