@@ -213,8 +213,11 @@ encode: Final[Callable[[Fields], bytes]] = _pack
 
 def bunches(frames: Sequence[bytes]) -> bytes:
     """Return encoded frames as they stand on the socket and inside an envelope."""
-    size, count = sum(map(len, frames)), len(frames)
-    if size <= _ROOM or count == 1:
+    count = len(frames)
+    if count == 1:
+        return b"".join((LENGTH.pack(1 + len(frames[0])), b"\x91", frames[0]))
+    size = sum(map(len, frames))
+    if size <= _ROOM:
         head = b"%c" % (0x90 | count) if count < 16 else b"\xdc%c%c" % divmod(count, 256)
         return b"".join((LENGTH.pack(len(head) + size), head, *frames))
     parts: list[list[bytes]] = [[]]
