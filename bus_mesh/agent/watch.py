@@ -154,8 +154,8 @@ class Watch:
         if announcement.offers or announcement.node not in self.publishers:
             for watcher in self.watchers:
                 watcher(announcement)
-        if peer.announcement is not announcement:
-            return
+        if peer.announcement is not announcement or not (announcement.withdrawn or self._keyring.is_leased(peer.node)):
+            return  # not its last word, or one that is out of date, however often it comes
         services = self._enter(peer, announcement, now)
         if services:
             self._changed(services, now.monotonic)

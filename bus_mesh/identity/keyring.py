@@ -191,6 +191,10 @@ class Keyring:
         """Return the current epoch of whatever process of a node is its newest, or None when none is trusted."""
         return self._peers.latest(node)
 
+    def is_leased(self, node: str) -> bool:
+        """Tell whether a node has spoken lately, in time; only such a one may be shown."""
+        return self._peers.is_leased(node)
+
     def leased(self) -> list[Announcement]:
         """Return the last word of every node that has spoken lately, our own among them."""
         return self._peers.leased()
