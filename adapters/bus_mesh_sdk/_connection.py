@@ -9,20 +9,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeAlias, cast
 
+from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
-from bus_mesh.protocol.frames import (
-    FRAME_LIMIT,
-    HEAD_LIMIT,
-    Fail,
-    Fields,
-    Frame,
-    Hello,
-    Kind,
-    Welcome,
-    bunches,
-    encode,
-    named,
-)
+from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Fail, Fields, Frame, Hello, Kind, Welcome, encode, named
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
 from bus_mesh.protocol.turn import Turn
 

@@ -12,6 +12,7 @@ from bus_mesh.agent.apps import Peer
 from bus_mesh.agent.inbound import Inbound, Instance
 from bus_mesh.agent.outbound import Outbound
 from bus_mesh.gates.gate import Flight
+from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.call import fail
 from bus_mesh.protocol.errors import Draining, MeshError, Ran, ResourceExhausted, Unimplemented
 from bus_mesh.protocol.frames import (
@@ -27,7 +28,6 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
-    bunches,
     encode,
     named,
 )

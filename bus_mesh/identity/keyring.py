@@ -21,7 +21,8 @@ from bus_mesh.identity.peers import SKEW_US, Peer, Peers
 from bus_mesh.identity.receipt import Proof
 from bus_mesh.identity.refusal import Dropped, Misfit, Reason, Untrusted
 from bus_mesh.identity.trust import Trust
-from bus_mesh.protocol.frames import FrameError, bunches, read_bunches
+from bus_mesh.protocol.bunches import bunches, read_bunches
+from bus_mesh.protocol.frames import FrameError
 from bus_mesh.protocol.subjects import Subjects
 
 __all__ = [

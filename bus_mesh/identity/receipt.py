@@ -22,8 +22,9 @@ from bus_mesh.identity.certificate import NodeCertificate, verify_chain
 from bus_mesh.identity.envelope import MOST_FRAMES, EnvelopeKind, SignedPart, read_signed
 from bus_mesh.identity.keys import NodeKey, verifies
 from bus_mesh.identity.refusal import Reason, Untrusted
+from bus_mesh.protocol.bunches import read_bunches
 from bus_mesh.protocol.errors import Code, MeshError
-from bus_mesh.protocol.frames import Fields, FrameError, Kind, fit, read_bunches
+from bus_mesh.protocol.frames import Fields, FrameError, Kind, fit
 from bus_mesh.protocol.subjects import Subjects
 
 __all__ = ["REQUEST", "Failed", "Proof", "Receipt", "encode_receipt", "verify_receipt"]

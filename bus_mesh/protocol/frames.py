@@ -4,9 +4,7 @@ A frame is a tuple, so its shape on the wire is its shape here. The payload is o
 agent. Everything before it is small: a frame whose fields other than the payload exceed `HEAD_LIMIT` is refused before
 any of it becomes a Python object, so a nest of a million empty lists costs nothing.
 
-Frames travel in bunches: u32 length ‖ a MessagePack array of frames. What takes more than `HEAD_LIMIT` is a bunch of
-one frame; so a bunch is either measured like that frame, or so small that it is read in one go, which takes a third
-less time than frame by frame.
+They travel in bunches: see `bunches.py`.
 
 | kind | | fields after kind |
 |---|---|---|
@@ -26,8 +24,7 @@ less time than frame by frame.
 | 25 | DRAIN | |
 """
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -40,9 +37,6 @@ FRAME_LIMIT: Final = 8 * 1024 * 1024
 MAX_TTL_MS: Final = 600_000
 """The longest time that a call may be given: ten minutes."""
 _MOST_FIELDS: Final = 8
-_ROOM: Final = HEAD_LIMIT - 3  # for the frames of a bunch, beside the head of their array
-_ALONE: Final = 0x91  # an array of one
-LENGTH: Final = struct.Struct(">I")
 
 Head: TypeAlias = dict[str, Any]
 
@@ -211,55 +205,6 @@ encode: Final[Callable[[Fields], bytes]] = _pack
 """Return the bytes of a frame. On the path of a call a plain tuple is given: a named one costs as much as its bytes."""
 
 
-def bunches(frames: Sequence[bytes]) -> bytes:
-    """Return encoded frames as they stand on the socket and inside an envelope."""
-    count = len(frames)
-    if count == 1:
-        return b"".join((LENGTH.pack(1 + len(frames[0])), b"\x91", frames[0]))
-    size = sum(map(len, frames))
-    if size <= _ROOM:
-        head = b"%c" % (0x90 | count) if count < 16 else b"\xdc%c%c" % divmod(count, 256)
-        return b"".join((LENGTH.pack(len(head) + size), head, *frames))
-    parts: list[list[bytes]] = [[]]
-    size = 0
-    for frame in frames:
-        size += len(frame)
-        if size > _ROOM and parts[-1]:
-            parts.append([])
-            size = len(frame)
-        parts[-1].append(frame)
-    return b"".join(map(bunches, parts))
-
-
-def read_bunch(data: bytes, at: int, stop: int) -> tuple[Any, ...]:
-    """Return what a bunch between two offsets holds, as `fit` takes it; raise FrameError for what is no bunch."""
-    if stop - at > HEAD_LIMIT:
-        if data[at] != _ALONE:
-            raise FrameError(f"a bunch of {stop - at} bytes, over {HEAD_LIMIT}, and not of one frame")
-        return (_value(data[at + 1 : stop]),)
-    found = _value(data[at:stop])
-    if type(found) is not tuple or not found:
-        raise FrameError("not an array of frames")
-    return found
-
-
-def read_bunches(data: bytes, most: int) -> list[Any]:
-    """Return what the bunches of an envelope hold; raise FrameError when they are cut, none, or over `most` frames."""
-    found: list[Any] = []
-    at, end = 0, len(data)
-    while end - at >= 4:
-        start = at + 4
-        at = start + LENGTH.unpack_from(data, at)[0]
-        if at > end:
-            break
-        found += read_bunch(data, start, at)
-    if at != end:
-        raise FrameError(f"{end} bytes of bunches where {at if at > end else at + 4} or more are announced")
-    if not 0 < len(found) <= most:
-        raise FrameError(f"{len(found)} frames where 1 to {most} are allowed")
-    return found
-
-
 def decode(data: bytes) -> Frame:
     """Return the frame that `data` is; raise FrameError saying what is wrong with it."""
     return named(read(data))
@@ -267,7 +212,7 @@ def decode(data: bytes) -> Frame:
 
 def read(data: bytes) -> Fields:
     """Return the fields of the frame that `data` is, checked as `decode` does, in half its time."""
-    return fit(_value(data))
+    return fit(value(data))
 
 
 def fit(fields: Any) -> Fields:
@@ -324,7 +269,8 @@ def named(fields: Fields) -> Frame:
     return frame
 
 
-def _value(data: bytes) -> Any:
+def value(data: bytes) -> Any:
+    """Return what MessagePack says, as `fit` takes it; raise FrameError for what is none, or has too large a head."""
     if len(data) > HEAD_LIMIT:
         _measure_head(data)
     try:

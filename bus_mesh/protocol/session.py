@@ -11,7 +11,8 @@ Anything else is a ProtocolError, and the session is CLOSED.
 from enum import Enum
 from typing import Final
 
-from bus_mesh.protocol.frames import FRAME_LIMIT, LENGTH, Fields, FrameError, Kind, fit, read_bunch
+from bus_mesh.protocol.bunches import LENGTH, read_bunch
+from bus_mesh.protocol.frames import FRAME_LIMIT, Fields, FrameError, Kind, fit
 
 PROTOCOL_VERSION: Final = 1
 FIRST_FRAME_SECONDS: Final = 5.0

@@ -3,7 +3,8 @@
 import socket
 from pathlib import Path
 
-from bus_mesh.protocol.frames import LENGTH, Hello, Kind, bunches, encode, fit, named, read_bunch
+from bus_mesh.protocol.bunches import LENGTH, bunches, read_bunch
+from bus_mesh.protocol.frames import Hello, Kind, encode, fit, named
 
 
 class Door:

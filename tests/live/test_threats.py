@@ -25,7 +25,8 @@ from nats.aio.msg import Msg
 from raw_door import BAD, Door
 from rogue_agent import Placed, Stolen, rogue
 
-from bus_mesh.protocol.frames import LENGTH, Call, Fail, Kind
+from bus_mesh.protocol.bunches import LENGTH
+from bus_mesh.protocol.frames import Call, Fail, Kind
 
 pytestmark = pytest.mark.timeout(60)
 NOBODY = 65534

@@ -83,6 +83,15 @@ async def ask(t: MeshTest, method: str = "min", params: Mapping[str, Any] | None
     return await t.call("micro:MinMax", method, params, **options)
 
 
+async def lose(t: MeshTest) -> None:
+    """Call a plain service that is gone afterwards."""
+    t.policy(ALLOWED)
+    await reach(t)
+    plain = await Plain(t).start()
+    await ask(t)
+    await plain.bus.close()
+
+
 async def test_a_call_goes_to_the_endpoint_that_the_service_names_and_back_as_json() -> None:
     async with MeshTest() as t:
         t.policy(ALLOWED)
@@ -338,11 +347,7 @@ async def test_an_endpoint_that_moved_is_found_again() -> None:
 
 async def test_a_service_that_is_gone_is_said_to_be_and_searched_for_anew() -> None:
     async with MeshTest() as t:
-        t.policy(ALLOWED)
-        await reach(t)
-        plain = await Plain(t).start()
-        await ask(t)
-        await plain.bus.close()
+        await lose(t)
 
         with pytest.raises(NoInstances, match="any more"):
             await ask(t)
@@ -415,11 +420,7 @@ async def test_keys_and_the_mesh_itself_stay_as_they_are() -> None:
 
 async def test_words_of_a_service_that_went_do_not_undo_what_is_learned_of_the_next() -> None:
     async with MeshTest() as t:
-        t.policy(ALLOWED)
-        await reach(t)
-        plain = await Plain(t).start()
-        await ask(t)
-        await plain.bus.close()
+        await lose(t)
         other = Plain(t)
         other.endpoints = {"min": "minmax.second"}
         await other.bus.subscribe("$SRV.INFO.MinMax", other._on_info)

@@ -32,7 +32,8 @@ from bus_mesh.identity.envelope import (
     signed_part,
 )
 from bus_mesh.identity.keys import SUITE, EpochKey, NodeKey, key_id, verifies
-from bus_mesh.protocol.frames import Call, Cancel, Method, Reply, bunches, encode, read_bunches
+from bus_mesh.protocol.bunches import bunches, read_bunches
+from bus_mesh.protocol.frames import Call, Cancel, Method, Reply, encode
 
 FILE = Path(__file__).with_name("envelope.json")
 MESH, SENDER, RPC, INBOX = "demo", "node-a", "mesh.demo.rpc.orders.get", "mesh.demo.node.node-b1.b1"

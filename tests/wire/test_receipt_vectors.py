@@ -15,7 +15,8 @@ from bus_mesh.identity.envelope import HEADER, PREFIX, SIGNED, EnvelopeKind, sig
 from bus_mesh.identity.keys import SUITE, NodeKey
 from bus_mesh.identity.receipt import REQUEST, Proof, encode_receipt, verify_receipt
 from bus_mesh.identity.receipt_file import pack_receipt, read_receipts
-from bus_mesh.protocol.frames import Call, Fail, Reply, bunches, encode
+from bus_mesh.protocol.bunches import bunches
+from bus_mesh.protocol.frames import Call, Fail, Reply, encode
 
 FILE = Path(__file__).with_name("receipt.json")
 MESH, AT_US = "demo", 1_800_000_000_000_000

@@ -11,7 +11,7 @@ from bus_mesh.identity.announcement import Offer, encode_announcement
 from bus_mesh.identity.envelope import HEADER, PREFIX, open_sealed, parse_header, recipients, seal_for_many
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, Keyring, NotARecipient, Untrusted
 from bus_mesh.identity.keys import EpochKey, Pair
-from bus_mesh.protocol.frames import bunches
+from bus_mesh.protocol.bunches import bunches
 
 NOT_BELIEVED = (Dropped, NotARecipient, Untrusted)
 

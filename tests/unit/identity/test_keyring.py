@@ -7,7 +7,7 @@ from bus_mesh.identity.announcement import Instance, Offer
 from bus_mesh.identity.envelope import INTRODUCED, parse_header
 from bus_mesh.identity.keyring import Dropped, EnvelopeKind, NotARecipient, Untrusted
 from bus_mesh.identity.keys import verifies
-from bus_mesh.protocol.frames import bunches
+from bus_mesh.protocol.bunches import bunches
 
 OFFER = Offer("orders", (Instance("a-1", "1", {}, "up", 0),), ())
 

@@ -1,5 +1,6 @@
 """Frames: what is on the wire is what is in the tuple, and nothing else becomes one."""
 
+import contextlib
 import json
 import time
 import tracemalloc
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus_mesh.protocol import frames
+from bus_mesh.protocol.bunches import bunches, read_bunches
 from bus_mesh.protocol.frames import (
     HEAD_LIMIT,
     Call,
@@ -29,11 +31,9 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
-    bunches,
     decode,
     encode,
     fit,
-    read_bunches,
 )
 
 VECTORS = json.loads((Path(__file__).parents[2] / "wire" / "frames.json").read_text())
@@ -162,6 +162,19 @@ def test_what_goes_into_one_envelope_comes_out_of_it_in_bunches_that_are_small_o
 def test_a_body_that_is_cut_empty_or_too_full_is_refused(body: bytes) -> None:
     with pytest.raises(FrameError):
         read_bunches(body, 64)
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=8), st.data())
+def test_no_bytes_make_a_reader_of_bunches_fail_otherwise(parts: list[bytes], data: st.DataObject) -> None:
+    body = bytearray(bunches([encode(ONE_OF_EACH[len(part) % len(ONE_OF_EACH)]) for part in parts]) + parts[0])
+    for _ in range(data.draw(st.integers(0, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(FrameError):
+        found = read_bunches(bytes(body), 128)
+        assert 0 < len(found) <= 128
+        for said in found:
+            with contextlib.suppress(FrameError):
+                assert fit(said)[0] in {kind.value for kind in frames.Kind}
 
 
 def test_a_bunch_over_the_limit_that_is_not_of_one_frame_is_refused_before_it_becomes_anything() -> None:

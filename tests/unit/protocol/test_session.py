@@ -4,20 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus_mesh.protocol.frames import (
-    Call,
-    Cancel,
-    Drain,
-    Fail,
-    Frame,
-    Hello,
-    Ping,
-    Reply,
-    Serve,
-    Welcome,
-    bunches,
-    encode,
-)
+from bus_mesh.protocol.bunches import bunches
+from bus_mesh.protocol.frames import Call, Cancel, Drain, Fail, Frame, Hello, Ping, Reply, Serve, Welcome, encode
 from bus_mesh.protocol.session import Decoder, ProtocolError, Session, Side, State
 
 HELLO = Hello(16, 1, "web", "x", None)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.errors import MeshError, Ran
 from bus_mesh.protocol.frames import (
     Call,
@@ -28,7 +29,6 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
-    bunches,
     encode,
     named,
 )

@@ -9,6 +9,7 @@ from bus_mesh_sdk._connection import Connection
 from peer import AppSession, PeerAgent, listening
 from shop import Order, Orders, OrdersImpl
 
+from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.frames import (
     Call,
     Cancel,
@@ -21,7 +22,6 @@ from bus_mesh.protocol.frames import (
     Served,
     Welcome,
     Withdraw,
-    bunches,
     encode,
 )
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import bus_mesh_sdk
 import pytest
 
-from bus_mesh.protocol.frames import Kind, bunches, encode
+from bus_mesh.protocol.bunches import bunches
+from bus_mesh.protocol.frames import Kind, encode
 from bus_mesh.protocol.session import Session, Side
 
 HERE = Path(bus_mesh_sdk.__file__).parent
