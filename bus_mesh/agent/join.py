@@ -42,6 +42,7 @@ PATIENCE: Final = 30.0
 """Seconds that an answer is waited for, and as many for the bus."""
 AGAIN: Final = 1.0
 """Seconds between two askings of the same."""
+_LATE: Final = "the token's time is over; have another token made"
 
 
 class JoinFailed(Exception):
@@ -121,6 +122,8 @@ async def ask(
             admitted: Admitted = answer.result()
             return admitted
     except TimeoutError:
+        if token.expires_us <= wall_us():  # the bus lets its user go then, perhaps before it has heard the answer
+            raise JoinFailed(f"{token.node} was not admitted: {_LATE}") from None
         why = f"what was answered was not believed ({doubts[0]})" if doubts else "nobody answered"
         then = "is a policy agent with the issuer's key running? The same command goes on where this one stopped"
         raise JoinFailed(f"{token.node} was not admitted within {patience:g} s: {why}; {then}") from None
@@ -164,7 +167,7 @@ async def _ready(bus: Bus, token: Token) -> None:
         await bus.ready(PATIENCE)
     except BusRejected as error:
         late = token.expires_us <= clock.wall_us()
-        why = "the token's time is over" if late else str(error)
-        raise JoinFailed(f"the bus does not let {token.node} ask: {why}; have another token made") from None
+        why = _LATE if late else f"{error}; have another token made"
+        raise JoinFailed(f"the bus does not let {token.node} ask: {why}") from None
     except BusUnreachable as error:
         raise JoinFailed(f"{error}; the token names that address: have one made with --bus for another") from None

@@ -104,6 +104,8 @@ async def test_without_an_answer_the_joiner_says_so_and_what_to_do(plane: Plane)
     with pytest.raises(JoinFailed, match="nobody answered; is a policy agent with the issuer's key running"):
         await joins(plane, token, plane.folder / "c" / "identity", patience=0.1)
     assert not (plane.folder / "c" / "identity").exists()
+    with pytest.raises(JoinFailed, match="time is over; have another token made"):
+        await joins(plane, token._replace(expires_us=1), plane.folder / "c" / "identity", patience=0.2)
 
 
 async def test_an_answer_by_a_stranger_is_not_believed_and_the_right_one_waited_for(plane: Plane) -> None:

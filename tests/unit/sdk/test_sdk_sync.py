@@ -56,7 +56,7 @@ def test_an_error_arrives_in_the_thread_that_called(server: Server) -> None:
 
 def test_many_threads_share_a_session(server: Server) -> None:
     with SyncMesh.connect(app="job", socket=server.socket) as mesh, ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: mesh.call(Orders.get, str(n)).id, range(400)))
+        found = list(pool.map(lambda n: mesh.call("orders", "get", {"id": str(n)}, timeout=5.0)["id"], range(400)))
 
     assert found == [str(n) for n in range(400)]
 
