@@ -5,7 +5,6 @@ bytes, None, and unions of them) is checked here, in a microsecond; anything els
 the first such annotation is bound. On the wire a model is a map, a date or UUID its text, bytes stay bytes.
 """
 
-import json
 import threading
 import types
 import typing
@@ -209,6 +208,8 @@ class Codec:
             "properties": {name: _schema(shape) for name, shape in shapes},
             "required": sorted(self._required),
         }
+        import json  # 2 ms of an app's start, which most never need
+
         return json.dumps({"parameters": parameters, "result": _schema(self._result)}, sort_keys=True)
 
     def accepts(self, function: Callable[..., Any], bind: Callable[..., Any]) -> None:

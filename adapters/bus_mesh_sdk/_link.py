@@ -292,7 +292,8 @@ class Link:
             way.send(self._said(serving, number))
 
     def _said(self, serving: Serving, number: int) -> Serve:
-        return Serve(Kind.SERVE.value, number, serving.service, serving.version, serving.labels, serving.methods)
+        said = serving.service, serving.version, serving.labels, serving.methods, serving.concurrency
+        return Serve(Kind.SERVE.value, number, *said)
 
     def _served(self, connection: Connection, frame: Served) -> None:
         serving, _ = self._asked.pop(frame.id, (None, None))

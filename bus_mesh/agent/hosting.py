@@ -17,7 +17,7 @@ from bus_mesh.agent.announce import Announcer
 from bus_mesh.agent.groups import OUT, SETTLE, Groups
 from bus_mesh.agent.health import Checkups
 from bus_mesh.agent.inbound import Instance
-from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.session import CALLS_PER_SESSION, LocalSession
 from bus_mesh.agent.watch import Watch
 from bus_mesh.bus.contract import Bus, Subscription
 from bus_mesh.protocol.frames import Kind, Serve, Withdraw
@@ -71,7 +71,7 @@ class Hosting:
         asked = methods.pop(HEALTH, None) is not None  # between app and agent: nobody else is to know it or call it
         labels = {**self._labels, **frame.labels}
         instance = Instance(self._new_id(), frame.service, frame.version, labels, methods, session)
-        instance.has_check = asked
+        instance.has_check, instance.concurrency = asked, min(frame.concurrency, CALLS_PER_SESSION)
         if self.drained:
             instance.state, instance.refusing = "drained", True
         instance.since_us = self._wall_us()

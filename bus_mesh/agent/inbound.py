@@ -32,7 +32,7 @@ from bus_mesh.protocol.errors import (
 from bus_mesh.protocol.frames import Call, Cancel, Fail, Fields, Head, Kind, Method, encode
 from bus_mesh.protocol.micro import counts
 from bus_mesh.protocol.wheel import Wheel
-from bus_mesh.resilience.limit import ConcurrencyLimit
+from bus_mesh.resilience.limit import LEAST, ConcurrencyLimit
 from bus_mesh.resilience.shedding import Shedding
 
 ANONYMOUS: Final = "anonymous"
@@ -84,10 +84,12 @@ class Instance:
 
     `counts` are its calls by method, `since_us` is when it came, by the wall clock. `limits` are its places, by the
     method where that has a word of its own; `has_check` says that it can be asked whether it is well, `passed` that it
-    once said so. `kept` are its answers by idempotency key: they go with it.
+    once said so. `kept` are its answers by idempotency key: they go with it. `concurrency` is how many calls it says
+    that it runs at once.
     """
 
     __slots__ = (
+        "concurrency",
         "counts",
         "has_check",
         "id",
@@ -120,6 +122,7 @@ class Instance:
         self.state = "joining"
         self.refusing = False
         self.inflight = 0
+        self.concurrency = LEAST
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
         self.kept = Answers()
         self.shedding = Shedding()

@@ -28,7 +28,7 @@ from bus_mesh.agent.parts import Luck
 from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.requests import Requests
-from bus_mesh.agent.session import LocalSession
+from bus_mesh.agent.session import CALLS_PER_SESSION, LocalSession
 from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
 from bus_mesh.agent.world import Setting, World
@@ -52,8 +52,6 @@ from bus_mesh.resilience.usual import Usual
 from bus_mesh.telemetry.log import Limited, get_logger
 from bus_mesh.telemetry.metrics import Metrics
 
-CALLS_PER_SESSION: Final = 4096
-"""Calls in flight on one local connection, in each direction."""
 SWEEP: Final = 1.0
 """Seconds between looks at leases and keys."""
 

@@ -38,6 +38,8 @@ _CALL: Final = int(Kind.CALL)
 _REPLY: Final = int(Kind.REPLY)
 UNREAD_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of answers that an app may leave unread before its connection is closed."""
+CALLS_PER_SESSION: Final = 4096
+"""Calls in flight on one connection, in each direction."""
 MOST_INSTANCES: Final = 64
 """Instances that one connection may serve."""
 CONSOLE: Final = "busmesh"

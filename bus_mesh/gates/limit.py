@@ -38,7 +38,7 @@ class Limit(Gate):
         self._waited = waited
 
     def __repr__(self) -> str:
-        return f"Limit({self._policy.concurrency}, queue={self._policy.queue})"
+        return f"Limit({self._policy.concurrency or 'as served'}, queue={self._policy.queue})"
 
     def enter(self, call: Flight, now: float) -> Refuse | Wait | None:
         """Let the call on if there is a place for it."""
@@ -72,6 +72,6 @@ class Limit(Gate):
         if known is not None and known.policy == self._policy:
             known.policy = self._policy  # the same, so that it is known at a glance
             return known
-        made: ConcurrencyLimit[Flight] = ConcurrencyLimit(self._policy)
+        made: ConcurrencyLimit[Flight] = ConcurrencyLimit(self._policy, instance.concurrency)
         instance.limits[self._scope] = made
         return made

@@ -139,7 +139,8 @@ class Breaker(Document):
 class Limit(Document):
     """How many calls an instance runs at once, and how many may wait for that, at the receiver."""
 
-    concurrency: int = Field(default=64, ge=1, le=100_000)
+    concurrency: int | None = Field(default=None, ge=1, le=100_000)
+    """None: as many as the instance says that it runs, and 64 at least."""
     queue: int = Field(default=1024, ge=0, le=100_000)
 
 

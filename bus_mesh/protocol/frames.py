@@ -16,7 +16,7 @@ They travel in bunches: see `bunches.py`.
 | 6–8 | ITEM, END, CREDIT | reserved for streams |
 | 16 | HELLO | version, app, sdk, token |
 | 17 | WELCOME | version, node, limits, largest_payload, home |
-| 18 | SERVE | id, service, version, labels, methods |
+| 18 | SERVE | id, service, version, labels, methods, concurrency |
 | 19 | SERVED | id, instance |
 | 20 | WITHDRAW | id, instance |
 | 21–22 | EVENT, SUBSCRIBE | reserved |
@@ -153,7 +153,7 @@ class Method(NamedTuple):
 
 
 class Serve(NamedTuple):
-    """Offer a service from this session; answered by SERVED or FAIL."""
+    """Offer a service from this session, which runs `concurrency` calls at once; answered by SERVED or FAIL."""
 
     kind: int
     id: int
@@ -161,6 +161,7 @@ class Serve(NamedTuple):
     version: str
     labels: dict[str, str]
     methods: tuple[Method, ...]
+    concurrency: int
 
 
 class Served(NamedTuple):
@@ -327,9 +328,13 @@ def _welcome(f: Fields) -> bool:
 
 
 def _serve(f: Fields) -> bool:
-    if len(f) != 6 or not _is_u64(f[1]) or type(f[2]) is not str or type(f[3]) is not str or type(f[5]) is not tuple:
+    if len(f) != 7 or not _is_u64(f[1]) or type(f[2]) is not str or type(f[3]) is not str or type(f[5]) is not tuple:
         return False
-    if type(f[4]) is not dict or not all(type(k) is str and type(v) is str for k, v in f[4].items()):
+    if (
+        not _is_u64(f[6])
+        or type(f[4]) is not dict
+        or not all(type(k) is str and type(v) is str for k, v in f[4].items())
+    ):
         return False
     shape = (str, bool, int, str)
     return all(type(m) is tuple and tuple(map(type, m)) == shape and 0 <= m[2] <= MAX_TTL_MS for m in f[5])

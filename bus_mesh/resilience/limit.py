@@ -16,6 +16,8 @@ from typing import Final, Generic, TypeVar
 
 from bus_mesh.policy import traffic
 
+LEAST: Final = 64
+"""Calls that an instance is handed at once where policy gives no number, though it runs fewer: its next is at hand."""
 _WEIGHT: Final = 0.125
 """Of the last turn in the moving average."""
 SHORTEST_DELAY: Final = 0.01
@@ -38,13 +40,16 @@ _GO: Final = Entry.GO
 
 
 class ConcurrencyLimit(Generic[C]):
-    """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds."""
+    """The places of one instance. Who got GO or WAIT must `leave`, once; `now` is in monotonic seconds.
+
+    There are as many as policy says; else as many as the instance `says` that it runs at once, and `LEAST` at least.
+    """
 
     __slots__ = ("_late", "_most_waiting", "_since", "_turn", "_waiting", "concurrency", "policy", "running")
 
-    def __init__(self, policy: traffic.Limit) -> None:
+    def __init__(self, policy: traffic.Limit, says: int = LEAST) -> None:
         self.policy = policy
-        self.concurrency = policy.concurrency
+        self.concurrency = policy.concurrency or max(says, LEAST)
         """Places that there are."""
         self._most_waiting = policy.queue
         self.running = 0

@@ -20,7 +20,7 @@ from bus_mesh.protocol.errors import Cancelled, InstanceGone, Internal, MeshErro
 from bus_mesh.protocol.wheel import Wheel
 from bus_mesh.resilience.breaker import State
 from bus_mesh.resilience.circuits import Circuits
-from bus_mesh.resilience.limit import ConcurrencyLimit
+from bus_mesh.resilience.limit import LEAST, ConcurrencyLimit
 
 RULES: Final = "kind: Service\nname: orders\naccess: {allow: [{from: [web], methods: ['*']}]}\n"
 BREAKER: Final = "breaker: {failures: 2, rest: 1s, longest_rest: 4s}, retry: {pause: 40ms}"
@@ -66,6 +66,7 @@ class Server:
 
     def __init__(self, id: str) -> None:
         self.id = id
+        self.concurrency = LEAST
         self.limits: dict[str, ConcurrencyLimit[Flight]] = {}
         self.serving: list[Flight] = []
         self.alive = True
@@ -305,10 +306,10 @@ class TrafficUnderTest(RuleBasedStateMachine):
             running = [flight for flight in holding if flight.stage is Stage.SENT]
             waiting = [flight for flight in holding if flight.stage is Stage.WAITING]
             assert len(running) + len(waiting) == len(holding)
-            assert limit.running == len(running) <= limit.policy.concurrency
+            assert limit.running == len(running) <= limit.concurrency
             in_time = [flight for flight in waiting if self.now < flight.deadline]
             assert len(in_time) <= limit.waiting <= len(waiting) <= limit.policy.queue
-            assert not in_time or limit.running == limit.policy.concurrency
+            assert not in_time or limit.running == limit.concurrency
 
     @invariant()
     def each_probe_has_a_living_call_and_at_most_half_of_the_circuits_are_open(self) -> None:

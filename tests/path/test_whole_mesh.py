@@ -10,7 +10,7 @@ from bus_mesh.agent.node import Node
 from bus_mesh.agent.revocation import Revocations
 from bus_mesh.bus.memory import Message
 from bus_mesh.policy.models import Revocation
-from bus_mesh.policy.traffic import Limit
+from bus_mesh.resilience.limit import LEAST
 from bus_mesh.testing import MemoryMesh
 
 
@@ -242,7 +242,7 @@ async def test_an_agent_that_leaves_answers_also_those_that_wait_for_a_place() -
         book.go.clear()
         calls = [asyncio.create_task(t.client(Ledger, timeout=20.0).write(str(number))) for number in range(100)]
         await t.advance(0.1)
-        assert len(book.ran) == 1 + Limit().concurrency, "the others wait in the agent"
+        assert len(book.ran) == 1 + LEAST, "the others wait in the agent"
         leaving = asyncio.create_task(node_of(t, 1).drain(30.0))
         await t.advance(1.0)
         book.go.set()
@@ -250,6 +250,24 @@ async def test_an_agent_that_leaves_answers_also_those_that_wait_for_a_place() -
 
         assert [call.result() for call in calls] == [str(number) for number in range(100)]
         assert leaving.done()
+
+
+@pytest.mark.parametrize(("says", "runs"), [(100, 100), (4, 4)])
+async def test_an_instance_that_no_policy_limits_is_handed_what_it_says_that_it_runs_at_once(
+    says: int, runs: int
+) -> None:
+    async with MeshTest() as t:
+        book = Book()
+        serving = await t.serve(book, concurrency=says)
+        await t.call(Ledger.read, "first")
+        book.go.clear()
+        calls = [asyncio.create_task(t.client(Ledger, timeout=20.0).write(str(number))) for number in range(130)]
+        await t.advance(0.1)
+        (instance,) = (one for one in node_of(t, 1).hosting.instances.values() if one.id == serving.instance)
+        assert (len(book.ran), instance.limits[""].running) == (1 + runs, max(says, LEAST))
+        book.go.set()
+
+        assert await asyncio.gather(*calls) == [str(number) for number in range(130)]
 
 
 async def test_of_a_thousand_calls_through_faults_each_has_one_end_and_ran_at_most_once() -> None:

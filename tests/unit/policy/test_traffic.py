@@ -47,7 +47,7 @@ def test_every_part_is_read_with_its_units() -> None:
     assert traffic.retry == Retry(tries=4)
     assert traffic.budget == Budget()
     assert traffic.breaker == Breaker(failures=9)
-    assert traffic.limit == Limit()
+    assert traffic.limit == Limit(concurrency=64)
     assert traffic.rate is not None
     assert [(rate.per, rate.limit) for rate in traffic.rate] == [(Per.CALLER, 100.0), (Per.METHOD, 10.0)]
     assert traffic.balance == Hash(hash="metadata.user")
@@ -71,7 +71,7 @@ def test_a_fault_ends_when_it_says() -> None:
 def test_a_part_that_is_given_no_key_has_the_documented_defaults() -> None:
     assert Retry().model_dump() == {"tries": 3, "pause": 0.025, "longest_pause": 1.0}
     assert Budget().model_dump() == {"ratio": 0.2, "floor_per_second": 10.0, "window": 10.0}
-    assert Limit().model_dump() == {"concurrency": 64, "queue": 1024}
+    assert Limit().model_dump() == {"concurrency": None, "queue": 1024}
     assert tuple(Breaker().model_dump().values()) == (7, 0.8, 10.0, 5, 1.0, 60.0)
 
 

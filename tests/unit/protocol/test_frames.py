@@ -46,7 +46,7 @@ ONE_OF_EACH: list[Frame] = [
     Refused(5, 9, b"h" * 32, "NOT_A_RECIPIENT"),
     Hello(16, 1, "web", "python 0.1.0", None),
     Welcome(17, 1, "node-a", {"calls": 4096}, 900_000, None),
-    Serve(18, 8, "orders", "1.2.0", {"zone": "a"}, (Method("get", True, 500, "ab12"),)),
+    Serve(18, 8, "orders", "1.2.0", {"zone": "a"}, (Method("get", True, 500, "ab12"),), 64),
     Served(19, 8, "node-a-1"),
     Withdraw(20, 9, "node-a-1"),
     Ping(23, 1),

@@ -11,7 +11,7 @@ from bus_mesh.protocol.session import Decoder, ProtocolError, Session, Side, Sta
 HELLO = Hello(16, 1, "web", "x", None)
 WELCOME = Welcome(17, 1, "node-a", {}, 1, None)
 CALL = Call(1, 1, "orders", "get", 5, "", None, b"x" * 40)
-SERVE = Serve(18, 2, "orders", "1", {}, ())
+SERVE = Serve(18, 2, "orders", "1", {}, (), 64)
 REFUSAL = Fail(3, 0, 16, "APP_NOT_YOURS", "no", None, None)
 
 

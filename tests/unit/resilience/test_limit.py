@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bus_mesh.policy import traffic
-from bus_mesh.resilience.limit import LONGEST_DELAY, SHORTEST_DELAY, ConcurrencyLimit, Entry
+from bus_mesh.resilience.limit import LEAST, LONGEST_DELAY, SHORTEST_DELAY, ConcurrencyLimit, Entry
 
 
 def limit(concurrency: int, queue: int) -> ConcurrencyLimit[int]:
@@ -22,6 +22,16 @@ def test_places_are_handed_over_in_the_order_of_arrival() -> None:
     assert places.leave(2, 2.0) == 3
     assert places.leave(3, 3.0) is None
     assert repr(places) == "ConcurrencyLimit(running=0/1, waiting=0)"
+
+
+def test_there_are_as_many_places_as_policy_says_else_as_the_instance_does_and_never_fewer_than_it_always_gets() -> (
+    None
+):
+    def places(concurrency: int | None, says: int) -> int:
+        return ConcurrencyLimit[int](traffic.Limit(concurrency=concurrency), says).concurrency
+
+    assert [places(None, says) for says in (1, LEAST, 200)] == [LEAST, LEAST, 200]
+    assert [places(8, says) for says in (1, LEAST, 200)] == [8, 8, 8]
 
 
 def test_a_place_passes_by_those_whose_deadline_is_over() -> None:

@@ -35,13 +35,17 @@ PUBLIC = [
 ]
 NOT_AT_IMPORT = ["nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml"]
 IMPORT_SECONDS = 0.060
+IMPORT_RATIO = 1.5
+"""To what `import asyncio` takes by itself: on a slow machine that alone is near the bound in seconds."""
 
 MEASURE = f"""
 import json, sys, time
 before = time.process_time()
+import asyncio
+loop = time.process_time() - before
 import bus_mesh_sdk
 took = time.process_time() - before
-print(json.dumps([took, [name for name in {NOT_AT_IMPORT} if name in sys.modules]]))
+print(json.dumps([took, loop, [name for name in {NOT_AT_IMPORT} if name in sys.modules]]))
 """
 
 
@@ -67,15 +71,15 @@ def test_import_is_quick_and_brings_nothing_heavy(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     run = [sys.executable, "-c", MEASURE]
-    best = 1.0
+    best = unavoidable = 1.0
     for _ in range(25):
-        took, heavy = json.loads(subprocess.run(run, env=environment, capture_output=True, check=True).stdout)
+        took, loop, heavy = json.loads(subprocess.run(run, env=environment, capture_output=True, check=True).stdout)
         assert heavy == []
-        best = min(best, took)
+        best, unavoidable = min(best, took), min(unavoidable, loop)
         if best <= IMPORT_SECONDS:
             break
 
-    assert best <= IMPORT_SECONDS
+    assert best <= max(IMPORT_SECONDS, IMPORT_RATIO * unavoidable)
 
 
 def test_of_bus_mesh_only_the_protocol_and_the_version_are_imported() -> None:

@@ -117,6 +117,7 @@ def drip(client: socket.socket, done: threading.Event) -> None:
         return
 
 
+@pytest.mark.alone
 def test_a_client_that_never_reads_blocks_the_page_for_one_patience(node: Node) -> None:
     for number in range(3_000):
         node.metrics.client.child("orders", "get", f"app{number}").record(0, 0.1)
