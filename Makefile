@@ -9,6 +9,7 @@ N ?= 1
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(BIN)/python -m compileall -q bus_mesh adapters examples  # pip does that for all but editable projects
 	touch $@
 
 up: .venv/.ready            ## a whole mesh on this machine, with a demo shop
