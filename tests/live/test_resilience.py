@@ -218,23 +218,22 @@ async def test_a_slow_instance_gets_few_calls_by_least_request(calm: Moods) -> N
 
 async def test_retries_of_a_service_that_is_down_stay_within_their_budget_and_others_do_not_suffer(calm: Moods) -> None:
     async with app(calm) as mesh:
-        calm.policy("retry: {tries: 3}, budget: {window: 20s}")  # one that no earlier call has paid into
+        calm.policy("retry: {tries: 3}, budget: {window: 9s}")  # one that no earlier call has paid into
         alone = await at_rate(mesh, 100, 2.0, "echo", service="ledger")
         for name in VERSIONS:
             calm.mood(name, fail=1.0)
         await at_rate(mesh, 100, 0.5)
-        bound, looks = max(2 * alone.p99(), alone.p99() + 0.005), list[float]()
-        while len(looks) < 3 and min(looks, default=1.0) > bound:  # one pause of the machine is all of a look's P99
-            before = calm.tries()
-            down, other = await asyncio.gather(
-                at_rate(mesh, 500, 4.0), at_rate(mesh, 100, 4.0, "echo", service="ledger")
-            )
-            factor = (calm.tries() - before) / len(down.calls)
-            looks.append(other.p99())
-            ms = ", ".join(f"{look * 1000:.1f}" for look in looks)
-            print(f"down: {down}\n{factor:.3f} tries a call; others' P99 {alone.p99() * 1000:.1f} ms before, {ms} ms")
-            assert (down.success, other.success) == (0.0, 1.0)
-            assert 1.1 <= factor <= 1.25, "three tries a call where nothing bounds them"
+        before = calm.tries()
+        down, other = await asyncio.gather(at_rate(mesh, 500, 4.0), at_rate(mesh, 100, 4.0, "echo", service="ledger"))
+        factor = (calm.tries() - before) / len(down.calls)
+        bound, looks = max(2 * alone.p99(), alone.p99() + 0.005), [other.p99()]
+        while len(looks) < 3 and looks[-1] > bound:  # one pause of the machine is all of a look's P99
+            _, again = await asyncio.gather(at_rate(mesh, 500, 4.0), at_rate(mesh, 100, 4.0, "echo", service="ledger"))
+            looks.append(again.p99())
+    ms = ", ".join(f"{look * 1000:.1f}" for look in looks)
+    print(f"down: {down}\n{factor:.3f} tries a call; others' P99 {alone.p99() * 1000:.1f} ms before, {ms} ms")
+    assert (down.success, other.success) == (0.0, 1.0)
+    assert 1.1 <= factor <= 1.25, "three tries a call where nothing bounds them"
     assert min(looks) <= bound
 
 
