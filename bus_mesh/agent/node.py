@@ -29,6 +29,7 @@ from bus_mesh.agent.probe import EVERY, Prober
 from bus_mesh.agent.receive import Receiver
 from bus_mesh.agent.requests import Requests
 from bus_mesh.agent.session import CALLS_PER_SESSION, LocalSession
+from bus_mesh.agent.standing import Standing
 from bus_mesh.agent.status import status_of
 from bus_mesh.agent.watch import Watch
 from bus_mesh.agent.world import Setting, World
@@ -43,7 +44,7 @@ from bus_mesh.identity.keyring import Peer as Sender
 from bus_mesh.policy.access import Access
 from bus_mesh.policy.bundle import PolicySet
 from bus_mesh.policy.follow import Freshness
-from bus_mesh.protocol.errors import MeshError, PermissionDenied, Ran
+from bus_mesh.protocol.errors import MeshError
 from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Call, Kind, Serve, Welcome, Withdraw
 from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh.protocol.subjects import Subjects
@@ -130,13 +131,17 @@ class Node:
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
+        standing = Standing(
+            lambda: self.own.certificate, lambda: self._clock().wall_us, lambda: self.outbound.recompile()
+        )
+        self.every_second.append(standing.look)
         self.outbound = Outbound(
             self.wheel,
             self.outbox,
             self.directory,
             self._compiler.route,
             self._compiler.copy,
-            self._unfit,
+            standing.unfit,
             self._usual,
             metrics.attempts.add,
             lambda result: metrics.count("mirrored", result),
@@ -380,14 +385,6 @@ class Node:
     def _full(self, instance: Instance) -> None:
         self.metrics.count("limited", "full")
         self.hosting.full(instance)
-
-    def _unfit(self, app: str) -> MeshError | None:
-        """Return why this node may not call in the name of `app`, None when its certificate lets it."""
-        if app in self.own.certificate.call_as:
-            return None
-        return PermissionDenied(
-            f"this node may not call in the name of {app}: admit it with --call-as {app}", ran=Ran.NO
-        )
 
     def _certificate(self, announcement: Announcement) -> NodeCertificate | None:
         peer = self.keyring.peer_of(announcement.node, announcement.boot)

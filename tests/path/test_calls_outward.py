@@ -119,6 +119,27 @@ async def test_a_hundred_first_calls_ask_once() -> None:
         assert plain.asked == 1
 
 
+async def test_a_node_whose_certificate_has_ended_calls_nobody_until_it_has_the_next_one() -> None:
+    async with MeshTest() as t:
+        t.policy(ALLOWED)
+        await reach(t)
+        plain = await Plain(t).start()
+        await ask(t)
+        (node,) = [node for node in network(t).nodes.values() if "test" in node.own.certificate.call_as]
+        good, now_us = node.own, node._clock().wall_us
+        node.own = good._replace(certificate=good.certificate._replace(not_after_us=now_us + 500_000))
+        await ask(t)
+        await t.advance(1.5)
+
+        for call in (ask(t), t.call("orders", "get")):
+            with pytest.raises(FailedPrecondition, match=f"the certificate of {good.node} has ended") as refused:
+                await call
+            assert (refused.value.reason, refused.value.ran) == ("CERTIFICATE_ENDED", Ran.NO)
+        node.own = good
+        await ask(t)
+        assert len(plain.got) == 3
+
+
 async def test_what_policy_does_not_allow_goes_nowhere() -> None:
     async with MeshTest() as t:
         await reach(t)

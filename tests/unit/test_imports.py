@@ -145,9 +145,23 @@ def test_there_is_no_python_in_the_folder_named_nats() -> None:
     assert list((ROOT / "nats").rglob("*.py")) == []
 
 
+def loaded_with(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_the_sdk_loads_none_of_the_heavy_packages() -> None:
-    code = "import sys, bus_mesh_sdk; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    heavy = {"nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml", "typer"}
 
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not heavy & loaded_with("bus_mesh_sdk")
 
-    assert not {"nats", "cryptography", "structlog", "prometheus_client", "pydantic", "yaml", "typer"} & set(loaded)
+
+def test_what_runs_for_good_loads_nothing_that_draws() -> None:
+    for module in ("bus_mesh.agent.run", "bus_mesh.control.run"):
+        assert not {"rich", "pygments", "typer"} & loaded_with(module)
+
+
+def test_what_the_log_does_without_is_there_for_others() -> None:
+    code = "import bus_mesh.telemetry.log, rich; print(rich.__name__)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "rich\n"
