@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import sys
 import tempfile
@@ -42,15 +43,15 @@ def median(rows: Iterable[dict[str, float]], figure: str) -> float:
 
 
 async def measure(stage: Stage, rounds: int, seconds: float) -> tuple[Measured, dict[str, float]]:
-    """Run every load each round, each time in another order: who comes after whom must not matter."""
+    """Run every load each round, in every order in turn: who comes after whom must not matter."""
     measured: Measured = {}
     cpu: dict[str, list[float]] = {}
     loads = [("nats-py", ("plain_call", stage.url))]
     loads += [(way, ("call", stage.socket("node-a"), service)) for way, service in WAYS.items()]
+    orders = itertools.cycle(itertools.permutations(loads))
     for number in range(rounds):
         for at_once in AT_ONCE + LONE * (LONE_TURNS - 1):
-            loads.append(loads.pop(0))
-            for way, command in loads:
+            for way, command in next(orders):
                 before = stage.cpu()
                 row = await asyncio.to_thread(stage.client, *command, str(at_once), str(seconds))
                 measured.setdefault((way, at_once), []).append(row)
@@ -58,6 +59,7 @@ async def measure(stage: Stage, rounds: int, seconds: float) -> tuple[Measured, 
                     cpu.setdefault("client", []).append(row["cpu_us"])
                     for name, used in stage.cpu().items():
                         cpu.setdefault(name, []).append((used - before[name]) / row["calls"] * 1e6)
+        next(orders)  # there are as many turns as orders: each would have its own in every round
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
     return measured, {name: statistics.median(used) for name, used in cpu.items()}
 

@@ -208,7 +208,7 @@ class Codec:
             "properties": {name: _schema(shape) for name, shape in shapes},
             "required": sorted(self._required),
         }
-        import json  # 2 ms of an app's start, which most never need
+        import json  # 2 ms, which only who serves needs
 
         return json.dumps({"parameters": parameters, "result": _schema(self._result)}, sort_keys=True)
 

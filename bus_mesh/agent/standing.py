@@ -18,7 +18,7 @@ class Standing:
     ) -> None:
         self._certificate = certificate
         self._wall_us = wall_us
-        self._told = ended
+        self._ended = ended
         self._over = False
 
     def __repr__(self) -> str:
@@ -39,5 +39,5 @@ class Standing:
         """Tell when the certificate has run out since the last look; to be called every second."""
         over = self._wall_us() >= self._certificate().not_after_us
         if over and not self._over:
-            self._told()
+            self._ended()
         self._over = over

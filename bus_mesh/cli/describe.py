@@ -203,6 +203,8 @@ def _words(part: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
+        if part == "limit" and "concurrency" not in value:
+            value = {"concurrency": "as served, 64 at least", **value}
         return ", ".join(f"{key}: {_words(key, said)}" for key, said in value.items())
     if isinstance(value, list):
         return "; ".join(_words(part, one) for one in value)

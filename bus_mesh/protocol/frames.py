@@ -328,13 +328,9 @@ def _welcome(f: Fields) -> bool:
 
 
 def _serve(f: Fields) -> bool:
-    if len(f) != 7 or not _is_u64(f[1]) or type(f[2]) is not str or type(f[3]) is not str or type(f[5]) is not tuple:
+    if len(f) != 7 or not (_is_u64(f[1]) and _is_u64(f[6])) or tuple(map(type, f[2:6])) != (str, str, dict, tuple):
         return False
-    if (
-        not _is_u64(f[6])
-        or type(f[4]) is not dict
-        or not all(type(k) is str and type(v) is str for k, v in f[4].items())
-    ):
+    if not all(type(k) is str and type(v) is str for k, v in f[4].items()):
         return False
     shape = (str, bool, int, str)
     return all(type(m) is tuple and tuple(map(type, m)) == shape and 0 <= m[2] <= MAX_TTL_MS for m in f[5])

@@ -18,6 +18,7 @@ import pytest
 pytestmark = pytest.mark.timeout(60)
 BUSMESH = [sys.executable, "-m", "bus_mesh.cli"]
 START_RATIO = 1.7
+"""What a start may take, to what libraries alone take: 1.4 to 1.9 on a machine where READY took 3.1 to 4.3 s."""
 
 
 class Up:
@@ -216,7 +217,7 @@ def test_a_denial_takes_effect_when_applied_and_heals(shop: Up, tmp_path: Path) 
 
 
 @pytest.mark.alone
-def test_the_mesh_is_ready_in_three_seconds_once_its_home_is_made(shop: Up, tmp_path: Path) -> None:
+def test_the_mesh_is_ready_in_three_seconds_or_as_soon_as_a_slow_machine_lets_it(shop: Up, tmp_path: Path) -> None:
     """The first of up to four starts that is quick enough counts.
 
     A start is bound by the processors, and what else uses them only adds to it. The first is that of the shop, the
@@ -234,7 +235,7 @@ def test_the_mesh_is_ready_in_three_seconds_once_its_home_is_made(shop: Up, tmp_
 
 
 def seconds_to_load_libraries() -> float:
-    """Start as many interpreters at once as a mesh with its shop has, each with what an agent needs of others."""
+    """Start nine interpreters at once, about as many as a mesh with its shop has, with the libraries of an agent."""
     load = [sys.executable, "-c", "import cryptography.x509, nats, prometheus_client, pydantic, typer, uvloop, yaml"]
     began = time.monotonic()
     started = [subprocess.Popen(load) for _ in range(9)]

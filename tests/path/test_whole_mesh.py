@@ -8,6 +8,7 @@ from bus_mesh_sdk.testing import MeshTest
 
 from bus_mesh.agent.node import Node
 from bus_mesh.agent.revocation import Revocations
+from bus_mesh.agent.session import CALLS_PER_SESSION
 from bus_mesh.bus.memory import Message
 from bus_mesh.policy.models import Revocation
 from bus_mesh.resilience.limit import LEAST
@@ -252,10 +253,8 @@ async def test_an_agent_that_leaves_answers_also_those_that_wait_for_a_place() -
         assert leaving.done()
 
 
-@pytest.mark.parametrize(("says", "runs"), [(100, 100), (4, 4)])
-async def test_an_instance_that_no_policy_limits_is_handed_what_it_says_that_it_runs_at_once(
-    says: int, runs: int
-) -> None:
+@pytest.mark.parametrize("says", [100, 4])
+async def test_an_instance_that_no_policy_limits_is_handed_what_it_says_that_it_runs_at_once(says: int) -> None:
     async with MeshTest() as t:
         book = Book()
         serving = await t.serve(book, concurrency=says)
@@ -263,11 +262,20 @@ async def test_an_instance_that_no_policy_limits_is_handed_what_it_says_that_it_
         book.go.clear()
         calls = [asyncio.create_task(t.client(Ledger, timeout=20.0).write(str(number))) for number in range(130)]
         await t.advance(0.1)
-        (instance,) = (one for one in node_of(t, 1).hosting.instances.values() if one.id == serving.instance)
-        assert (len(book.ran), instance.limits[""].running) == (1 + runs, max(says, LEAST))
+        instance = node_of(t, 1).hosting.instances[serving.instance]
+        assert (len(book.ran), instance.limits[""].running) == (1 + says, max(says, LEAST))
         book.go.set()
 
         assert await asyncio.gather(*calls) == [str(number) for number in range(130)]
+
+
+async def test_no_instance_has_more_places_than_its_connection_whatever_it_says() -> None:
+    async with MeshTest() as t:
+        serving = await t.serve(Book(), concurrency=10**9)
+        await t.call(Ledger.read, "first")
+
+        places = node_of(t, 1).hosting.instances[serving.instance].limits[""]
+        assert places.concurrency == CALLS_PER_SESSION
 
 
 async def test_of_a_thousand_calls_through_faults_each_has_one_end_and_ran_at_most_once() -> None:

@@ -50,6 +50,7 @@ def test_every_part_reads_like_the_policy_that_it_is_written_in() -> None:
 
     assert shown["METHOD", "PART"] == "VALUE FROM"
     assert shown["*", "timeout"] == "the contract's, else 5s default"
+    assert shown["*", "limit"] == "concurrency: as served, 64 at least, queue: 1024 default"
     assert shown["*", "longest_timeout"] == "10m default"
     assert shown["*", "retry"] == "off service"
     assert shown["*", "budget"] == "ratio: 0.2, floor_per_second: 10, window: 10s default"
