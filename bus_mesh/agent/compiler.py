@@ -53,8 +53,11 @@ class Compiler:
         return f"Compiler({self.policy})"
 
     def enforce(self, policy: PolicySet, access: Access) -> None:
-        """Take up a newer policy, for what is made from now on."""
+        """Take up a newer policy, for what is made from now on; circuits that it does not want are forgotten."""
         self.policy, self.access = policy, access
+        for (service, scope), circuits in self.parts.circuits:
+            if policy.breaker(service, scope) != circuits.policy:  # or they would be as they were, once it wants them
+                self.parts.circuits.forget((service, scope))
 
     def route(self, service: str, method: str) -> Route:
         """Return the way of the calls of this node's apps to a method, and what policy says of them."""

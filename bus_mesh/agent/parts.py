@@ -72,6 +72,10 @@ class Kept(Generic[K, V]):
         held = self._kept.get(key)
         return None if held is None else held[1]
 
+    def forget(self, key: K) -> None:
+        """Have it begin anew, also under the policy that it was made for."""
+        self._kept.pop(key, None)
+
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return iter([(key, value) for key, (_, value) in list(self._kept.items())])
 

@@ -45,6 +45,36 @@ def caller_of(t: MeshTest) -> Node:
     return node
 
 
+async def open_one(t: MeshTest, books: list[Book]) -> None:
+    """Have the circuit to the first instance open, once all are known."""
+    for _ in range(4):
+        await t.call(Ledger.read)
+    books[0].broken = True
+    for _ in range(8):
+        try:
+            await t.call(Ledger.read)
+        except MeshError:
+            break
+
+
+async def test_circuits_that_policy_switches_off_are_closed_when_it_wants_them_again() -> None:
+    async with MeshTest() as t:
+        books = [Book(), Book()]
+        for book in books:
+            await t.serve(book)
+        t.policy(POLICY)
+        await open_one(t, books)
+        t.policy(POLICY)
+        kept = sorted(row["circuit"] for row in (await describe(t, "ledger"))["instances"])
+        books[0].broken = False
+        t.policy(POLICY.replace("breaker: {failures: 1, rest: 4s}", "breaker: off"))
+        t.policy(POLICY)
+        await t.call(Ledger.read)
+        again = [row["circuit"] for row in (await describe(t, "ledger"))["instances"]]
+
+        assert (kept, again) == (["closed", "open"], ["closed", "closed"])
+
+
 async def test_instances_circuits_and_latencies_are_those_of_the_agent_that_is_asked() -> None:
     async with MeshTest() as t:
         books = [Book(), Book()]
@@ -52,14 +82,7 @@ async def test_instances_circuits_and_latencies_are_those_of_the_agent_that_is_a
             await t.serve(book)
         t.policy(POLICY)
         assert (await describe(t, "ledger"))["followed"] is False
-        for _ in range(4):
-            await t.call(Ledger.read)
-        books[0].broken = True
-        for _ in range(8):
-            try:
-                await t.call(Ledger.read)
-            except MeshError:
-                break
+        await open_one(t, books)
 
         found = await describe(t, "ledger")
 
