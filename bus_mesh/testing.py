@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import heapq
 import itertools
+import json
 import os
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -23,15 +24,17 @@ from bus_mesh import __version__, clock
 from bus_mesh.agent.apps import Apps, Peer
 from bus_mesh.agent.node import Node
 from bus_mesh.agent.world import Setting, World
-from bus_mesh.bus.memory import MemoryBroker
+from bus_mesh.bus.memory import MemoryBroker, MemoryBus
 from bus_mesh.identity.certificate import Role, certify_node, delegate
 from bus_mesh.identity.keyring import Now, own_identity
 from bus_mesh.identity.keys import NodeKey
 from bus_mesh.policy.bundle import NO_POLICY, PolicySet
 from bus_mesh.policy.load import parse
+from bus_mesh.protocol import micro
+from bus_mesh.protocol.errors import Code, MeshError
 from bus_mesh.telemetry.metrics import Metrics
 
-__all__ = ["ROUNDING", "ManualClock", "MemoryMesh", "Pipe"]
+__all__ = ["ROUNDING", "ManualClock", "MemoryMesh", "Pipe", "PlainService"]
 
 ROUNDING: Final = 0.011
 """Seconds that `advance` goes further than it was told: agents and the SDK round each deadline up by 10 ms at most."""
@@ -269,6 +272,7 @@ class MemoryMesh:
             not_after_us=self._valid[1],
         )
         self._policy = NO_POLICY
+        self._reaches_plain = False
 
     def __repr__(self) -> str:
         return f"MemoryMesh({self.name}, nodes={sorted(self.nodes)}, {self._policy!r})"
@@ -300,7 +304,16 @@ class MemoryMesh:
         made.enforce(self._policy)
         await made.start()
         self.nodes[node] = made
+        if self._reaches_plain:
+            await self._reach(made)
         return made
+
+    async def serve_plain(self, name: str, endpoints: Iterable[str], answer: Callable[[str, Any], Any]) -> None:
+        """Serve a plain service of NATS, and give every node a way there, as `micro` in node.yaml does."""
+        await PlainService(self.broker.connect(), name, endpoints, answer).start()
+        self._reaches_plain = True
+        for node in self.nodes.values():
+            await self._reach(node)
 
     def connect(self, node: Node, app: P) -> P:
         """Connect an app's end of the local protocol to a node's agent, and return it."""
@@ -320,5 +333,43 @@ class MemoryMesh:
             await node.stop()
         self.nodes = {}
 
+    async def _reach(self, node: Node) -> None:
+        if node.outbound.outward is None:
+            await node.reach(self.broker.connect(), f"_INBOX.{node.own.node}", self._rng.randbytes, lambda: 0)
+
     def _key(self) -> NodeKey:
         return NodeKey.generate(self._rng.randbytes)
+
+
+class PlainService:
+    """A plain service of NATS (ADR-32), which knows no mesh: its endpoints take JSON and answer JSON.
+
+    `answer(endpoint, value)` returns what is answered, or raises; a MeshError's code becomes a status of HTTP.
+    """
+
+    def __init__(self, bus: MemoryBus, name: str, endpoints: Iterable[str], answer: Callable[[str, Any], Any]) -> None:
+        self._bus = bus
+        self._served = micro.Served(name, "plain-1", "1.0.0", {}, 0, f"{name}.", micro.counts(endpoints))
+        self._answer = answer
+
+    def __repr__(self) -> str:
+        return f"PlainService({self._served.service}, endpoints={list(self._served.endpoints)})"
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        name = self._served.service
+        await self._bus.subscribe(f"$SRV.INFO.{name}", self._on_info)
+        await self._bus.subscribe(f"{name}.*", self._on_call, name)
+
+    def _on_info(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        self._bus.publish(reply, micro.said("INFO", self._served))
+
+    def _on_call(self, subject: str, reply: str, data: bytes, status: int) -> None:
+        headers, answer = {}, b""
+        try:
+            answer = json.dumps(self._answer(subject.rpartition(".")[2], json.loads(data))).encode()
+        except MeshError as error:
+            headers = micro.failure(error.code, error.message)
+        except Exception as error:  # as services of NATS do, whatever goes wrong in them
+            headers = micro.failure(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        self._bus.publish_headed(reply, headers, answer)

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType, new_class
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from bus_mesh import __version__
 from bus_mesh.protocol import names
@@ -33,6 +33,7 @@ from bus_mesh_sdk._health import check_of, health
 from bus_mesh_sdk._mesh import Mesh
 from bus_mesh_sdk._service import Contract, Method, Service, contract_of, method_of
 from bus_mesh_sdk._serving import Serving
+from bus_mesh_sdk._stubs import Called, Fault, PlainStubs, Stub
 
 __all__ = ["Called", "MeshTest", "Stub"]
 
@@ -48,47 +49,6 @@ kind: Service
 name: {service}
 access: {{allow: [{{name: everything-is-allowed-in-this-test, from: ["*"], methods: ["*"]}}]}}
 """
-
-
-class Called(NamedTuple):
-    """A call as its service got it: the parameters by name as they were sent, the verified caller, the metadata."""
-
-    params: dict[str, Any]
-    caller: str
-    metadata: dict[str, str]
-
-
-class Stub(Generic[_R]):
-    """What a stubbed method does instead of its own work; what was said last holds."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._value: Any = None
-        self._error: BaseException | None = Unimplemented(f"the stub of {label} has neither .returns() nor .raises()")
-
-    def __repr__(self) -> str:
-        return f"Stub({self._label}: {self._error or self._value!r})"
-
-    def returns(self, value: _R) -> None:
-        """Answer every call with `value`."""
-        self._value, self._error = value, None
-
-    def raises(self, error: BaseException) -> None:
-        """Fail every call with `error`: a MeshError arrives as itself, anything else as INTERNAL."""
-        self._error = error
-
-    def answer(self) -> Any:
-        """Return or raise what the stub was told."""
-        if self._error is not None:
-            raise self._error.with_traceback(None)
-        return self._value
-
-
-class _Fault(NamedTuple):
-    """What goes wrong before a method does its work."""
-
-    delay: float
-    error: BaseException | None
 
 
 class _Caller:
@@ -127,9 +87,10 @@ class MeshTest:
         self._lock = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._stubs: dict[_Key, Stub[Any]] = {}
-        self._faults: dict[_Key, _Fault] = {}
+        self._faults: dict[_Key, Fault] = {}
         self._calls: dict[_Key, list[Called]] = {}
         self._unserved: dict[str, Contract] = {}
+        self._plain = PlainStubs(self._calls)
         self._known: set[str] = set()
         self._everything_allowed = True
 
@@ -183,17 +144,25 @@ class MeshTest:
         check = check_of(implementation, contract)
         return await self._time.through(self._serve(contract, handlers, app or contract.service, more, check))
 
-    def stub(self, method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]]) -> Stub[_R]:
+    @overload
+    def stub(self, method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _R]], /) -> Stub[_R]: ...
+    @overload
+    def stub(self, service: str, endpoint: str, /) -> Stub[Any]: ...
+    def stub(self, target: Any, endpoint: str = "", /) -> Stub[Any]:
         """Have a method answer what the test says: `t.stub(Stock.reserve).returns(...)` or `.raises(...)`.
 
         A service that nobody serves is served for it, before the next call; its other methods are UNIMPLEMENTED.
+        `t.stub("micro:NAME", "ENDPOINT")` does so for a plain service of NATS, which answers a JSON value.
         """
-        found = method_of(method)
+        if isinstance(target, str):
+            self._know(target)
+            return self._plain.add(target, endpoint)
+        found = method_of(target)
         contract = _owner_of(found)
         self._know(found.service)
         if found.service not in self._served():
             self._unserved[found.service] = contract
-        stub = self._stubs[found.service, found.name] = Stub[_R](f"{found.service}.{found.name}")
+        stub = self._stubs[found.service, found.name] = Stub[Any](f"{found.service}.{found.name}")
         return stub
 
     def fault(
@@ -201,11 +170,20 @@ class MeshTest:
     ) -> None:
         """Have a method wait `delay` seconds of `advance`, then fail with `error` or do its work; neither: heal it."""
         found = method_of(method)
-        self._faults[found.service, found.name] = _Fault(delay, error)
+        self._faults[found.service, found.name] = Fault(delay, error)
 
-    def calls(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> list[Called]:
-        """Return the calls that a method got so far, oldest first; what was refused on the way is not among them."""
-        found = method_of(method)
+    @overload
+    def calls(self, method: Callable[..., Coroutine[Any, Any, Any]], /) -> list[Called]: ...
+    @overload
+    def calls(self, service: str, endpoint: str, /) -> list[Called]: ...
+    def calls(self, target: Any, endpoint: str = "", /) -> list[Called]:
+        """Return the calls that a method got so far, oldest first; what was refused on the way is not among them.
+
+        `t.calls("micro:NAME", "ENDPOINT")`: those of a plain service of NATS.
+        """
+        if isinstance(target, str):
+            return list(self._calls.get((target, endpoint), ()))
+        found = method_of(target)
         return list(self._calls.get((found.service, found.name), ()))
 
     def client(self, contract: type[_S], *, app: str | None = None, timeout: float | None = None) -> _S:
@@ -266,7 +244,7 @@ class MeshTest:
     def _know(self, service: str) -> None:
         """Allow everything to one more service, while no policy was given."""
         network = self._network
-        if service not in self._known and names.is_service(service):
+        if service not in self._known and (names.is_service(service) or names.is_plain(service)):
             self._known.add(service)
             if self._everything_allowed:
                 network.enforce("---\n".join(_OPEN.format(service=name) for name in sorted(self._known)))
@@ -307,6 +285,7 @@ class MeshTest:
 
     async def _serve_stubs(self) -> None:
         """Serve what has stubs and nobody to serve it."""
+        await self._plain.start(self._network.serve_plain)
         while self._unserved:
             _, contract = self._unserved.popitem()
             await self._time.through(self._serve(contract, {}, contract.service, {}))
@@ -333,7 +312,7 @@ class MeshTest:
         async def handle(self_: Any, /, **params: Any) -> Any:
             context = current()
             self._calls.setdefault(key, []).append(Called(params, context.caller, context.metadata))
-            fault = self._faults.get(key, _Fault(0.0, None))
+            fault = self._faults.get(key, Fault(0.0, None))
             if fault.delay:
                 await asyncio.sleep(fault.delay)
             if fault.error is not None:

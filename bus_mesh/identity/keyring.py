@@ -78,13 +78,12 @@ class Keyring:
         self._by_id = self._peers.by_id
         self.misfits = Misfits()
         subjects = Subjects(own.mesh)
-        root = subjects.root
         self._inbox = subjects.inbox(own.node, boot)
         self._prefixes: dict[int, tuple[str, ...]] = {
-            EnvelopeKind.CALLS: (f"{root}.rpc.",),
+            EnvelopeKind.CALLS: (f"{subjects.root}.rpc.",),
             EnvelopeKind.ANSWERS: (),
-            EnvelopeKind.EVENT: (f"{root}.event.",),
-            EnvelopeKind.CONTROL: (f"{root}.ctl.",),
+            EnvelopeKind.EVENT: (f"{subjects.root}.event.",),
+            EnvelopeKind.CONTROL: (f"{subjects.root}.ctl.",),
         }
         self.announce((), now)
 

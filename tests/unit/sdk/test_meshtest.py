@@ -13,9 +13,12 @@ import pytest
 from bus_mesh_sdk import (
     Code,
     DeadlineExceeded,
+    FailedPrecondition,
     Internal,
+    InvalidName,
     MeshError,
     NoInstances,
+    NotFound,
     PermissionDenied,
     Ran,
     ResourceExhausted,
@@ -310,6 +313,65 @@ async def test_calls_are_noted_with_parameters_caller_and_metadata() -> None:
         assert t.calls(Stock.release) == []
 
 
+async def test_a_plain_service_of_nats_answers_what_its_stub_says_and_its_calls_are_noted() -> None:
+    async with MeshTest() as t:
+        t.stub("micro:rates", "convert").returns({"eur": 2.5})
+        t.stub("micro:rates", "list").raises(NotFound("none today"))
+
+        assert await t.call("micro:rates", "convert", {"usd": 3}) == {"eur": 2.5}
+        with pytest.raises(NotFound, match="none today") as caught:
+            await t.call("micro:rates", "list")
+
+        assert caught.value.details == {"code": "404"}
+        assert t.calls("micro:rates", "convert") == [Called({"usd": 3}, "", {})]
+        t.stub("micro:rates", "convert").raises(ZeroDivisionError("division by zero"))
+        with pytest.raises(Internal, match="ZeroDivisionError: division by zero"):
+            await t.call("micro:rates", "convert")
+
+
+async def test_a_handler_reaches_a_plain_service_as_its_policy_says() -> None:
+    class Prices(Service, name="prices"):
+        @rpc
+        async def euros(self, usd: float) -> float:
+            raise NotImplementedError
+
+    class PricesImpl(Prices):
+        async def euros(self, usd: float) -> float:
+            converted: dict[str, float] = await (await t.mesh("prices")).call("micro:rates", "convert", {"usd": usd})
+            return converted["eur"]
+
+    async with MeshTest() as t:
+        t.stub("micro:rates", "convert").returns({"eur": 2.5})
+        await t.serve(PricesImpl())
+        assert await t.call(Prices.euros, 3.0) == 2.5
+        t.policy("kind: Service\nname: prices\naccess: {allow: [{from: [test], methods: [euros]}]}\n")
+
+        with pytest.raises(PermissionDenied):
+            await t.call(Prices.euros, 3.0)
+        assert len(t.calls("micro:rates", "convert")) == 1
+
+
+async def test_a_stub_of_a_plain_service_that_comes_too_late_or_has_no_such_name_says_so() -> None:
+    async with MeshTest() as t:
+        t.stub("micro:rates", "convert").returns(1)
+        await t.call("micro:rates", "convert")
+
+        t.stub("micro:rates", "convert").returns(2)
+        with pytest.raises(RuntimeError, match="stub every endpoint of micro:rates before the first call"):
+            t.stub("micro:rates", "list")
+        with pytest.raises(TypeError, match="stub a method of the mesh by its reference"):
+            t.stub("rates", "convert")
+        with pytest.raises(InvalidName):
+            t.stub("micro:rates", "a.b")
+        assert await t.call("micro:rates", "convert") == 2
+
+
+async def test_a_plain_service_without_a_stub_is_out_of_reach() -> None:
+    async with MeshTest() as t:
+        with pytest.raises(FailedPrecondition, match="this node has no way to micro:rates"):
+            await t.call("micro:rates", "convert")
+
+
 async def test_a_fault_heals() -> None:
     async with MeshTest() as t:
         await t.serve(OrdersImpl())
@@ -516,4 +578,4 @@ def test_all_names_what_is_public() -> None:
         for name, value in vars(bus_mesh_sdk.testing).items()
         if getattr(value, "__module__", "") == bus_mesh_sdk.testing.__name__ and not name.startswith("_")
     }
-    assert public == set(bus_mesh_sdk.testing.__all__)
+    assert public | {"Called", "Stub"} == set(bus_mesh_sdk.testing.__all__)
