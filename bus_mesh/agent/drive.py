@@ -128,8 +128,10 @@ class Driver:
 
     def _up(self, flight: Flight, at: int, outcome: Outcome, now: float) -> int:
         """Return the gate to go down from again, or -1 when the call has ended or pauses."""
-        path = flight.path
-        for place, leave in path.above_success[at] if outcome.fail is None else path.above[at]:
+        if outcome.fail is None:
+            self._succeed(flight, at, outcome, now)
+            return -1
+        for place, leave in flight.path.above[at]:
             if (said := leave(flight, outcome, now)) is None:
                 continue
             if type(said) is Wake:
@@ -144,12 +146,23 @@ class Driver:
                 return -1
         if flight.doubt and outcome.ran is _NO:
             outcome.doubt()
+        self._ended(flight)
+        self._done(flight, outcome, now)
+        return -1
+
+    def _succeed(self, flight: Flight, at: int, outcome: Outcome, now: float) -> None:
+        """Pass a success on first, for it is waited for: gates only note it, or hand on what the call held."""
+        self._done(flight, outcome, now)
+        for _, leave in flight.path.above_success[at]:
+            if (said := leave(flight, outcome, now)) is not None:
+                self._woken.extend(cast(Wake, said).flights)
+        self._ended(flight)
+
+    def _ended(self, flight: Flight) -> None:
         flight.held = 0
         flight.stage = _ENDED
         flight.payload = b""  # the wheel may know the flight for a moment more
-        self._done(flight, outcome, now)
         self._wheel.remove(flight)
-        return -1
 
     def _park(self, flight: Flight, held: int, stage: Stage, until: float, now: float) -> None:
         flight.held, flight.stage, flight.until = held, stage, until

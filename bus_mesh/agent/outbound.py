@@ -181,9 +181,6 @@ class Outbound:
         _, number, head, payload = frame
         flight = self._answered(peer, number, head, proof)
         if flight is not None:
-            if not number % _SAMPLED:
-                self._usual.record(flight.service, flight.method, now - flight.tried_at)
-            self._tried("OK")
             outcome = Outcome(None, payload)
             if head is not None:
                 outcome.instance = instance = _instance(head)
@@ -193,6 +190,9 @@ class Outbound:
                 if instance is not None and flight.target.__class__ is View:
                     outcome.member = self._member(flight, instance, peer)
             self.driver.answer(flight, outcome, now)
+            self._tried("OK")  # after it: what is only noted need not be waited for
+            if not number % _SAMPLED:
+                self._usual.record(flight.service, flight.method, now - flight.tried_at)
         else:
             self.stray(peer, frame)
 

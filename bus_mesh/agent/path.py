@@ -2,8 +2,9 @@
 
     app ─ SDK ─ socket ─ agent A: OUTBOUND ─ outbox ─ seal ─ NATS ─ open ─ agent B: INBOUND ─ socket ─ SDK ─ service
 
-A call enters each list top to bottom, and its outcome leaves it bottom to top. Compiled once per (service, method) and
-policy, never interpreted per call; a gate that policy switches off is not there at all.
+A call enters each list top to bottom, and its outcome leaves it bottom to top; a success goes on first, for all that
+gates do with it is note it. Compiled once per (service, method) and policy, never interpreted per call; a gate that
+policy switches off is not there at all.
 """
 
 from collections.abc import Iterator

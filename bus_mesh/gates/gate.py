@@ -165,7 +165,10 @@ class Gate:
         return None
 
     def leave(self, call: Flight, outcome: Outcome, now: float) -> Leaving:
-        """See the outcome on its way back (None), have the call tried again, or wake others."""
+        """See the outcome on its way back (None), have a failed call tried again, or wake others.
+
+        A success has been passed on by then: there is nothing to be changed in it.
+        """
         return None
 
 

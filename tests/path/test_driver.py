@@ -66,13 +66,23 @@ def lost() -> Outcome:
     return Outcome.refusal(Unavailable("lost"), "i")
 
 
-def test_a_call_enters_top_to_bottom_and_its_outcome_leaves_bottom_to_top() -> None:
+def test_a_call_enters_top_to_bottom_and_a_failure_leaves_bottom_to_top() -> None:
     rig = Rig()
     rig.driver.begin(rig.flight, 0.0)
-    rig.driver.answer(rig.flight, good(), 0.1)
+    rig.driver.answer(rig.flight, lost(), 0.1)
 
     assert rig.said() == "+a +b +c sent -c -b -a done"
     assert len(rig.wheel) == 0
+
+
+def test_a_success_is_passed_on_before_the_gates_note_it() -> None:
+    rig = Rig()
+    rig.driver.begin(rig.flight, 0.0)
+    rig.driver.answer(rig.flight, good(), 0.1)
+    rig.driver.end(rig.flight, lost(), 0.2)
+
+    assert rig.said() == "+a +b +c sent done -c -b -a"
+    assert (rig.flight.stage, len(rig.wheel)) == (Stage.ENDED, 0)
 
 
 def test_a_gate_that_refuses_gets_no_leave_and_those_above_it_do() -> None:
@@ -90,7 +100,7 @@ def test_a_gate_may_answer_a_call_itself_and_those_above_it_see_the_success() ->
     rig.driver.begin(rig.flight, 0.0)
     rig.driver.wake(rig.flight, 0.1)
 
-    assert rig.said() == "+a +b +b -a done"
+    assert rig.said() == "+a +b +b done -a"
     assert rig.ends == [known]
     assert len(rig.wheel) == 0
 
@@ -127,7 +137,7 @@ def test_another_try_passes_only_the_gates_below_the_one_that_asked_for_it() -> 
     rig.driver.answer(rig.flight, lost(), 0.1)
     rig.driver.answer(rig.flight, good(), 0.2)
 
-    assert rig.said() == "+a +b +c sent -c -b +c sent -c -b -a done"
+    assert rig.said() == "+a +b +c sent -c -b +c sent done -c -b -a"
     assert rig.flight.attempt == 2
 
 
@@ -187,7 +197,7 @@ def test_a_call_that_leaves_wakes_as_many_as_its_gate_names_in_that_order() -> N
     rig.said()
     rig.driver.answer(rig.flight, good(), 0.1)
 
-    assert rig.said() == "-c -b -a done +b +c sent +b +c sent"
+    assert rig.said() == "done -c -b -a +b +c sent +b +c sent"
 
 
 def test_a_turn_handed_on_along_any_number_of_late_calls_needs_no_deeper_stack() -> None:
