@@ -11,7 +11,19 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
-from bus_mesh.protocol.frames import FRAME_LIMIT, HEAD_LIMIT, Fail, Fields, Frame, Hello, Kind, Welcome, encode, named
+from bus_mesh.protocol.frames import (
+    FRAME_LIMIT,
+    HEAD_LIMIT,
+    Drain,
+    Fail,
+    Fields,
+    Frame,
+    Hello,
+    Kind,
+    Welcome,
+    encode,
+    named,
+)
 from bus_mesh.protocol.session import PROTOCOL_VERSION, ProtocolError, Session, Side, State
 from bus_mesh.protocol.turn import Turn
 
@@ -116,6 +128,7 @@ class Connection(asyncio.Protocol):
             if frame[0] == _DRAIN:
                 self._end()
                 self._owner.leaving(self)
+                self.send(Drain(_DRAIN))  # behind the calls that had left before it was heard
             elif self.node:
                 heard(self, frame)
             else:

@@ -53,6 +53,8 @@ from bus_mesh.resilience.usual import Usual
 from bus_mesh.telemetry.log import Limited, get_logger
 from bus_mesh.telemetry.metrics import Metrics
 
+HEAR_SECONDS: Final = 5.0
+"""How long apps may take to say that they have heard that their agent leaves."""
 SWEEP: Final = 1.0
 """Seconds between looks at leases and keys."""
 
@@ -208,11 +210,12 @@ class Node:
             session.close()
 
     async def _quiet(self, end: float) -> None:
-        """Return once all calls are answered, and none has come for a while from who had not heard that we leave."""
-        came, since = -1, 0.0
+        """Return once all calls are answered, apps know that we leave, and no call has come for a while from others."""
+        came, since, heard_by = -1, 0.0, self._loop.time() + HEAR_SECONDS
         while (now := self._loop.time()) < end:
             busy = self.inbound.calls or not all(session.idle for session in self.door.sessions)
-            if busy or self.inbound.came != came:
+            unheard = now < heard_by and any(session.app and not session.heard for session in self.door.sessions)
+            if busy or unheard or self.inbound.came != came:
                 came, since = self.inbound.came, now
             elif now - since >= SETTLE:
                 return

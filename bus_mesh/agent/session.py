@@ -87,6 +87,8 @@ class LocalSession(asyncio.Protocol):
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop, identify: Callable[[Any], Peer]) -> None:
         self.app = ""
         self.peer = Peer(0, -1, frozenset(), None)
+        self.heard = False
+        """Whether the app knows that this agent leaves, and so has no new call on its way."""
         self.flights: dict[int, Flight] = {}
         self.serving: dict[int, Flight] = {}
         self.instances: dict[str, Instance] = {}
@@ -164,9 +166,10 @@ class LocalSession(asyncio.Protocol):
         return self._numbers
 
     def drain(self) -> None:
-        """Tell the app that this agent is leaving."""
-        self._session.leave()
-        self.send(Drain(int(Kind.DRAIN)))
+        """Tell the app that this agent is leaving; one that is no app yet is told when it is."""
+        if self.app:
+            self._session.leave()
+            self.send(Drain(int(Kind.DRAIN)))
 
     def refuse(self, error: MeshError) -> None:
         """Say why, and close."""
@@ -202,6 +205,8 @@ class LocalSession(asyncio.Protocol):
                 self._host.withdraw(self, frame)
             case Ping(kind=Kind.PING):
                 self.send(Ping(int(Kind.PONG), frame.id))
+            case Drain():
+                self.heard = True
             case _:
                 pass  # a PONG: that it came is all there is to know
 

@@ -188,7 +188,10 @@ class Ping(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """The agent is leaving: it takes no new call and closes once it has answered what it has."""
+    """The agent is leaving: it takes no new call and closes once it has answered what it has.
+
+    The app says it back: what it had to call before it heard has been said.
+    """
 
     kind: int
 

@@ -130,9 +130,10 @@ class Session:
         return frames
 
     def leave(self) -> None:
-        """Note that this end has said DRAIN."""
+        """Note that this end, an agent's, has said DRAIN: the app may now say that it has heard."""
         if self.state is State.OPEN:
             self.state = State.LEAVING
+            self._allowed |= {Kind.DRAIN}
 
     def close(self) -> None:
         """Be CLOSED: nothing is read from here on."""

@@ -14,6 +14,8 @@ from bus_mesh_sdk import Mesh
 from caller_at_work import Caller, Verdict, judge
 from mesh_world import NOISE, World, program, until
 
+from bus_mesh.clock import sleep as stand_still
+
 pytestmark = [pytest.mark.timeout(90), pytest.mark.alone]
 POLICY = """\
 kind: Service
@@ -217,6 +219,21 @@ async def test_callers_of_an_agent_that_restarts_wait_for_the_next_one_and_lose_
     verdict = running.judge(FIRST_WAY)
     kept(verdict)
     assert (code, dict(verdict.errors)) == (0, {})
+
+
+async def test_calls_of_an_app_that_stands_still_while_its_agent_leaves_go_by_the_next_one(calm: World) -> None:
+    node = calm.nodes["node-b"]
+    async with Mesh.connect(app="tester", socket=node.socket) as mesh:
+        params = [{"id": f"still-{number}", "until": time.monotonic() + 30.0, "work": 0.0} for number in range(50)]
+        calls = [asyncio.create_task(mesh.call("ledger", "write", said, timeout=30.0)) for said in params]
+        assert node.process is not None
+        node.process.terminate()
+        stand_still(1.5)  # the loop makes these calls before it can read that the agent leaves
+        code = await asyncio.to_thread(node.process.wait, 20.0)
+        node.start()
+
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert ([answer for answer in answers if not isinstance(answer, str)], code) == ([], 0)
 
 
 async def test_a_rolling_restart_of_every_instance_and_every_agent_loses_no_call(calm: World) -> None:

@@ -7,7 +7,10 @@ from bus_mesh_sdk import Service, Serving, rpc
 from bus_mesh_sdk.testing import MeshTest
 
 from bus_mesh.agent.groups import SETTLE
-from bus_mesh.agent.node import Node
+from bus_mesh.agent.node import HEAR_SECONDS, Node
+from bus_mesh.protocol.bunches import bunches
+from bus_mesh.protocol.frames import Hello, Kind, encode
+from bus_mesh.protocol.session import PROTOCOL_VERSION
 
 T = TypeVar("T")
 
@@ -120,3 +123,39 @@ async def test_calls_that_do_not_end_in_time_are_counted() -> None:
         await t._time.through(ended(call))
 
         assert left == 1
+
+
+class Deaf(asyncio.Protocol):
+    """An app that says HELLO and hears nothing."""
+
+    lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(bunches([encode(Hello(int(Kind.HELLO), PROTOCOL_VERSION, "test", "none", None))]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+
+
+async def test_an_agent_that_leaves_waits_for_apps_to_hear_of_it_and_not_for_ever() -> None:
+    async with MeshTest() as t:
+        await t.mesh()
+        (node,) = t._network.nodes.values()
+        deaf = t._network.connect(node, Deaf())
+        leaving = asyncio.create_task(node.drain(30.0))
+        await t.advance(HEAR_SECONDS - 0.1)
+        assert (leaving.done(), deaf.lost) == (False, False)
+        await t.advance(SETTLE + 0.2)
+
+        assert (leaving.done(), deaf.lost) == (True, True)
+
+
+async def test_an_agent_whose_apps_have_heard_leaves_soon() -> None:
+    async with MeshTest() as t:
+        await t.mesh()
+        (node,) = t._network.nodes.values()
+        leaving = asyncio.create_task(node.drain(30.0))
+        await t.advance(2 * SETTLE)
+
+        assert leaving.done()

@@ -80,6 +80,15 @@ def test_a_refused_app_sees_a_closed_session() -> None:
     assert session.state is State.CLOSED
 
 
+def test_an_app_says_drain_only_back() -> None:
+    session = Session(Side.AGENT)
+    session.receive(bytes_of(HELLO))
+    session.leave()
+
+    assert session.receive(bytes_of(CALL, Drain(25), CALL)) == [CALL, Drain(25), CALL]
+    assert session.state is State.LEAVING
+
+
 def test_after_drain_answers_still_come() -> None:
     session = Session(Side.APP)
     session.receive(bytes_of(WELCOME, Drain(25)))

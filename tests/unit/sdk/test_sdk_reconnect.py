@@ -8,7 +8,7 @@ from peer import PeerAgent, listening
 from shop import Order, Orders, OrdersImpl, soon
 
 from bus_mesh.protocol.errors import Draining, PermissionDenied, Ran, Unavailable
-from bus_mesh.protocol.frames import Call, Fail, Reply, Serve, Withdraw
+from bus_mesh.protocol.frames import Call, Drain, Fail, Reply, Serve, Withdraw
 
 
 async def away(mesh: Mesh) -> None:
@@ -202,6 +202,23 @@ async def test_a_call_that_crossed_the_drain_is_sent_to_the_next_agent(socket: P
 
         assert await asked == 7
         assert again.id != crossed.id
+        await mesh.close()
+
+
+async def test_an_app_says_drain_behind_the_calls_that_it_made_before_it_heard(socket: Path) -> None:
+    async with listening(socket, quiet()) as agent:
+        mesh = await Mesh.connect(app="web", socket=socket)
+        leaving = agent.session
+        calls = [asyncio.create_task(mesh.call("orders", "create", {})) for _ in range(3)]
+        await asyncio.sleep(0)  # they are said, and DRAIN is not read
+        leaving.drain()
+        crossed = [await agent.next(Call) for _ in calls]
+        await agent.next(Drain)
+        for call in crossed:
+            agent.refuse(call, Draining("leaving"), Ran.NO, leaving)
+        for number in range(3):
+            agent.answer(await agent.next(Call), number)
+        assert sorted(await asyncio.gather(*calls)) == [0, 1, 2]
         await mesh.close()
 
 
