@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeAlias, cast
 
+from bus_mesh.clock import monotonic
 from bus_mesh.protocol.bunches import bunches
 from bus_mesh.protocol.errors import AgentAway, FailedPrecondition, MeshError, PermissionDenied, Ran
 from bus_mesh.protocol.frames import (
@@ -57,7 +58,7 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """A session with an agent, over one socket."""
 
-    def __init__(self, owner: Owner, hello: Hello, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, hello: Hello, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self.session = Session(Side.APP)
         self.paused = False
         self.trouble = ""
@@ -73,7 +74,7 @@ class Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
         self._hello = hello
-        self.turn = Turn(loop.call_soon, self._flush)
+        self.turn = Turn(loop.call_soon, now, self._flush)
         self.write: Final[Callable[[bytes], None]] = self.turn.add
         """Have an encoded frame leave with all others of this turn; lost on a connection that is gone."""
         self._transport: asyncio.Transport | None = None
@@ -190,13 +191,15 @@ class Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-Reach: TypeAlias = Callable[[Callable[[], Connection], str], Coroutine[Any, Any, Connection]]
+Make: TypeAlias = Callable[[Callable[[], float]], Connection]
+"""Returns a new connection that is told monotonic seconds by its argument."""
+Reach: TypeAlias = Callable[[Make, str], Coroutine[Any, Any, Connection]]
 """Returns a connection, made by its first argument, whose bytes go to the agent at a path; OSError if none is there."""
 
 
-async def by_socket(make: Callable[[], Connection], path: str) -> Connection:
+async def by_socket(make: Make, path: str) -> Connection:
     """Reach an agent by its Unix socket."""
-    _, connection = await asyncio.get_running_loop().create_unix_connection(make, path)
+    _, connection = await asyncio.get_running_loop().create_unix_connection(lambda: make(monotonic), path)
     return connection
 
 
@@ -204,7 +207,7 @@ async def dial(owner: Owner, path: str, hello: Hello, reach: Reach = by_socket) 
     """Return an OPEN connection to the agent at `path`; MeshError saying what stands in the way."""
     loop = asyncio.get_running_loop()
     try:
-        connection = await reach(lambda: Connection(owner, hello, loop), path)
+        connection = await reach(lambda now: Connection(owner, hello, loop, now), path)
     except PermissionError as error:
         raise PermissionDenied(
             f"{path}: this user may not connect to the agent: join the socket's group", ran=Ran.NO

@@ -27,7 +27,7 @@ from bus_mesh.protocol.frames import Hello, Kind
 from bus_mesh.protocol.session import PROTOCOL_VERSION
 from bus_mesh.testing import ManualClock, MemoryMesh
 from bus_mesh_sdk._client import client_of
-from bus_mesh_sdk._connection import Connection
+from bus_mesh_sdk._connection import Connection, Make
 from bus_mesh_sdk._context import check_timeout, current
 from bus_mesh_sdk._health import check_of, health
 from bus_mesh_sdk._mesh import Mesh
@@ -261,8 +261,8 @@ class MeshTest:
         network = self._network
         node = await network.start(f"node-{next(self._numbers)}", serve=serve, call_as=[app])
 
-        async def reach(make: Callable[[], Connection], path: str) -> Connection:
-            return network.connect(node, make())
+        async def reach(make: Make, path: str) -> Connection:
+            return network.connect(node, make(network.clock.time))
 
         hello = Hello(Kind.HELLO.value, PROTOCOL_VERSION, app, f"python {__version__}", None)
         mesh = await Mesh(f"{node.own.node} in memory", hello, _PATIENCE, reach)

@@ -132,7 +132,7 @@ class Node:
         self._compiler = self._new_compiler(world)
         self.wheel: Wheel[Flight] = Wheel(self._arm)
         self._timer: asyncio.TimerHandle | None = None
-        self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock)
+        self.outbox = Outbox(self.keyring, bus, self.subjects, own.node, soon, self._clock, self.now)
         standing = Standing(
             lambda: self.own.certificate, lambda: self._clock().wall_us, lambda: self.outbound.recompile()
         )

@@ -111,12 +111,13 @@ class Outbox:
         node: str,
         soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], Now],
+        now: Callable[[], float],
     ) -> None:
         self._keyring = keyring
         self._bus = bus
         self._subjects = subjects
         self._none = subjects.none(node, keyring.boot, 0)[:-1]
-        self._turn = Turn(soon, self._flush)
+        self._turn = Turn(soon, now, self._flush)
         self._clock = clock
         self._letters: dict[object, _Letter] = {}
         self._held: deque[tuple[Peer, bytes, tuple[int, Proof] | None]] = deque()

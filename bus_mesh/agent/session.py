@@ -97,7 +97,7 @@ class LocalSession(asyncio.Protocol):
         self._identify = identify
         self._session = Session(Side.AGENT)
         self._transport: asyncio.Transport | None = None
-        self._turn = Turn(loop.call_soon, self._flush)
+        self._turn = Turn(loop.call_soon, host.now, self._flush)
         self.write: Final[Callable[[bytes], None]] = self._turn.add
         """Have an encoded frame leave with all others of this turn."""
         self._numbers = 0

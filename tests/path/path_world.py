@@ -121,6 +121,7 @@ class Side:
             keyring.own.node,
             self._soon,
             lambda: at(self.now),  # type: ignore[arg-type]
+            lambda: self.now,
         )
         self._due: list[Callable[[], None]] = []
 

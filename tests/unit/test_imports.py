@@ -58,7 +58,7 @@ ARROWS = {
     },
     "testing": {"agent", "bus", "identity", "policy", "protocol", "telemetry", "clock"},
     "demo": {"bus_mesh_sdk"},
-    "bus_mesh_sdk": {"protocol"},
+    "bus_mesh_sdk": {"protocol", "clock"},
 }
 # Where each package that is not ours may be imported. Inside cli each subcommand imports what it needs.
 THIRD_PARTY = {

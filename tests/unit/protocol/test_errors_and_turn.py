@@ -1,15 +1,18 @@
 """Errors arrive as themselves; a turn's frames leave together and without waiting."""
 
+import itertools
 import re
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bus_mesh.protocol import errors
 from bus_mesh.protocol.call import Origin, Outcome
 from bus_mesh.protocol.errors import Code, Draining, MeshError, Ran, ResourceExhausted
 from bus_mesh.protocol.frames import Fail
-from bus_mesh.protocol.turn import PART, SMALL_PART, Turn
+from bus_mesh.protocol.turn import APART, PART, SMALL_PART, Turn
 
 
 class OutOfStock(MeshError, code=Code.FAILED_PRECONDITION, reason="TEST_SOLD_OUT"):
@@ -101,9 +104,10 @@ class Writer:
     """Gathers frames, and keeps what left at once and what at the end of a turn."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.left: list[int] = []
         self.due: list[Callable[[], None]] = []
-        self.turn: Turn[bytes] = Turn(self.due.append, lambda items: self.left.append(len(items)))
+        self.turn: Turn[bytes] = Turn(self.due.append, lambda: self.now, lambda items: self.left.append(len(items)))
 
     def write(self, frames: int) -> None:
         for _ in range(frames):
@@ -115,11 +119,49 @@ class Writer:
             work()
 
 
-def test_a_lone_frame_leaves_at_once() -> None:
+def test_a_lone_frame_leaves_at_once_and_leaves_nothing_to_be_done() -> None:
+    writer = Writer()
+    for number in range(1, 4):
+        writer.write(1)
+
+        assert (writer.left, writer.due) == ([1] * number, [])
+        writer.now += 2 * APART
+
+
+def test_a_frame_soon_after_another_waits_for_the_end_of_its_turn_and_lone_ones_go_at_once_again() -> None:
     writer = Writer()
     writer.write(1)
-
+    writer.now += APART / 2
+    writer.write(1)
     assert writer.left == [1]
+    writer.end_of_turn()
+    assert writer.left == [1, 1]
+    writer.now += 2 * APART
+    writer.write(1)
+    assert writer.left == [1, 1]
+    writer.end_of_turn()
+    writer.now += 2 * APART
+    writer.write(1)
+
+    assert (writer.left, writer.due) == ([1, 1, 1, 1], [])
+
+
+@given(st.lists(st.one_of(st.just("turn"), st.integers(1, 200), st.floats(0.0, 3 * APART)), max_size=30))
+def test_every_frame_leaves_once_and_in_order_by_the_end_of_its_turn(steps: list[str | int | float]) -> None:
+    writer, left, numbers = Writer(), list[int](), itertools.count()
+    turn: Turn[int] = Turn(writer.due.append, lambda: writer.now, left.extend)
+    came = 0
+    for step in [*steps, "turn"]:
+        if isinstance(step, float):
+            writer.now += step
+        elif isinstance(step, int):
+            for _ in range(step):
+                turn.add(next(numbers))
+            came += step
+        else:
+            writer.end_of_turn()
+            assert left == list(range(came))
+            assert not turn
 
 
 def test_frames_of_a_busy_turn_leave_together_at_its_end() -> None:

@@ -111,7 +111,7 @@ async def test_no_bytes_make_the_sdk_raise(mesh: Mesh, agent: PeerAgent) -> None
     await mesh.serve(OrdersImpl())
     link, dice, welcomed = mesh._link, random.Random(7), encode(Welcome(17, 1, "node-a", {}, 1000, None))
     for _ in range(3000):
-        connection = Connection(link, link.hello, link.loop)
+        connection = Connection(link, link.hello, link.loop, link.loop.time)
         connection.connection_made(NoTransport())  # type: ignore[arg-type]  # all that is asked of one
         said = bytearray(encode(dice.choice(FRAMES)))
         for _ in range(dice.randrange(3)):

@@ -82,7 +82,7 @@ def test_import_is_quick_and_brings_nothing_heavy(tmp_path: Path) -> None:
     assert best <= max(IMPORT_SECONDS, IMPORT_RATIO * unavoidable)
 
 
-def test_of_bus_mesh_only_the_protocol_and_the_version_are_imported() -> None:
+def test_of_bus_mesh_only_the_protocol_the_clock_and_the_version_are_imported() -> None:
     for path in set(HERE.glob("*.py")) - {HERE / "testing.py"}:  # which apps import for themselves, in their tests
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -91,7 +91,7 @@ def test_of_bus_mesh_only_the_protocol_and_the_version_are_imported() -> None:
             wrong = [
                 name
                 for name in names
-                if (name.startswith("bus_mesh.") and not name.startswith("bus_mesh.protocol"))
+                if (name.startswith("bus_mesh.") and not name.startswith(("bus_mesh.protocol", "bus_mesh.clock")))
                 or name in ("time", "random")
             ]
             assert not wrong, f"{path.name} imports {wrong}"
