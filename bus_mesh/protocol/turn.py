@@ -61,8 +61,11 @@ class Turn(Generic[T]):
         if self._alone:
             now = self._clock()
             if now - self._last > APART:
-                self._last = now
-                self._leave([item])
+                self._last = inf  # what leaving it brings about, such as another try, is gathered
+                try:
+                    self._leave([item])
+                finally:
+                    self._last = now
                 return
         self._count = 1 + self._alone  # the one before it has left already
         self._items.append(item)

@@ -128,6 +128,25 @@ def test_a_lone_frame_leaves_at_once_and_leaves_nothing_to_be_done() -> None:
         writer.now += 2 * APART
 
 
+def test_what_leaving_a_frame_brings_about_waits_for_the_end_of_the_turn_however_long_it_took() -> None:
+    writer, left = Writer(), list[str]()
+
+    def leave(items: list[str]) -> None:
+        left.extend(items)
+        writer.now += 2 * APART
+        if len(left) < 3:
+            turn.add(f"try {len(left) + 1}")
+            assert left[-1] == items[-1]  # it has not left from in here
+
+    turn: Turn[str] = Turn(writer.due.append, lambda: writer.now, leave)
+    turn.add("try 1")
+    assert left == ["try 1"]
+    writer.end_of_turn()
+    writer.end_of_turn()
+
+    assert left == ["try 1", "try 2", "try 3"]
+
+
 def test_a_frame_soon_after_another_waits_for_the_end_of_its_turn_and_lone_ones_go_at_once_again() -> None:
     writer = Writer()
     writer.write(1)
